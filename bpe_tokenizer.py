@@ -1,301 +1,451 @@
-"""Byte-pair encoding (BPE) from scratch: how a language model's text becomes numbers, and back.
+"""Byte-pair encoding (BPE) from scratch: how text becomes the numbers a language model reads, and back.
 
-A model reads numbers. Giving every byte its own number works but makes long sequences; giving every
-word its own number makes an endless vocabulary. BPE sits between: start from the 256 bytes, find the
-two neighbours that occur together most often in a training text, give that pair a new number, and
-repeat until the vocabulary has the size you asked for.
+Giving every byte its own number makes long sequences; giving every word its own number makes an endless
+vocabulary. BPE sits between: start from the 256 bytes, find the two neighbours that stand together most
+often in a training text, give that pair a new number, and repeat until the vocabulary has the size you
+asked for. Frequent words become one token, rare ones a few, and nothing is ever unknown.
 
-    text "low low lower"  ->  chunks "low", " low", " lower"          (1. split, PATTERNS)
-    bytes l o w ...       ->  lo w ... -> low ... -> " low" ...       (2. learn merges, learn_merges)
-    "lowest"              ->  low e s t -> [256 + 1, 68, 82, 83]      (3. replay them, BPETokenizer.encode)
+    1. split    "low lower"  ->  chunks "low", " lower"                  (PATTERNS, Splitter)
+    2. train    l o w        ->  merges (l, o) -> lo, (lo, w) -> low     (Trainer)
+    3. encode   " lowest"    ->  " low" e s t  ->  [258, 68, 82, 83]     (BPETokenizer)
 
-Merges never cross a chunk, so the work is done once for every distinct chunk however often it occurs.
-Nothing is ever unknown: a character that was not in the training text falls back to its bytes.
+Merges never cross a chunk, so training and encoding treat each distinct chunk once, however often it
+occurs: that is why plain Python is fast enough.
 
     tok = BPETokenizer.train(open("input.txt").read(), 4096, special_tokens=["<|endoftext|>"])
     ids = tok.encode("Hello world")
     assert tok.decode(ids) == "Hello world"
-    tok.save("tok.json"); tok = BPETokenizer.load("tok.json")
+    tok.save("tok.json")                              # and BPETokenizer.load("tok.json")
 
-or, from a shell: python bpe_tokenizer.py train input.txt --vocab-size 4096 --out tok.json
+or, from a shell:  python bpe_tokenizer.py train input.txt --vocab-size 4096 --out tok.json
 """
 
 import argparse
-import errno
+import gc
 import heapq
 import json
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections import Counter, defaultdict
-from itertools import chain, repeat
+from itertools import chain, cycle, groupby, islice, pairwise, repeat
 from pathlib import Path
 
 import regex
 from tqdm import tqdm
 
-# 1. Splitting: text -> chunks -------------------------------------------------------------------------
-
-# Every character class below is written inside brackets, e.g. [\p{L}] rather than \p{L}: that makes the
-# translation to plain ASCII in `ascii_twin` a matter of replacing text.
-PATTERNS = {
-    # GPT-2: contractions, words, numbers and symbols (each with the space before it), white space.
-    "gpt2": r"""'(?:[sdmt]|ll|ve|re)| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""",
-    # GPT-4: any one symbol may lead a word, numbers in threes, line ends kept apart.
-    "gpt4": r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?[\p{L}]+|[\p{N}]{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"""
-    r"""|\s*[\r\n]+|\s+(?!\S)|\s+""",
-    # GPT-4's idea, and a word keeps its combining marks (\p{M}: the vowel signs of Hindi or Thai, Arabic
-    # points, accents written apart) and joiners (U+200C, U+200D), which GPT-2 and GPT-4 cut it at.
-    "default": r"""'(?:[sdmtSDMT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?[\p{L}][\p{L}\p{M}"""
-    "\u200c\u200d"
-    r"""]*|[\p{N}]{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
-}
-BLOCK = 1 << 13
-HELD_BACK = 4  # chunks at a block's end that the next block may still change
-
 
 class TokenizerError(ValueError):
-    """Whatever is wrong with what the caller gave: a text, a file, an id, an option."""
+    """Something is wrong with what the caller gave: a text, an id, an option, a file."""
+
+
+# ---- 1. Split: text -> chunks -------------------------------------------------------------------------
+
+# Classes are always written inside brackets, [\p{L}] and not \p{L}: `ascii_twin` relies on it.
+PATTERNS = {
+    # GPT-2: contractions, words, numbers and symbols (each with the space before it), white space.
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    # GPT-4: any one symbol may lead a word, numbers in threes, line ends apart.
+    "gpt4": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?[\p{L}]+|[\p{N}]{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    # GPT-4's, except that a word keeps its combining marks \p{M} (vowel signs of Hindi and Thai, points of
+    # Arabic, accents written apart) and the joiners U+200C and U+200D. The two above cut words at each.
+    "default": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?[\p{L}][\p{L}\p{M}" + "\u200c\u200d" + r"]*"
+    r"|[\p{N}]{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+BLOCK = 1 << 13  # characters split at a time; small, so that most blocks of source code are pure ASCII
+HELD_BACK = 4  # chunks at the end of a block that the text after it may still change
 
 
 def ascii_twin(pattern):
-    """The same split for text that is pure ASCII, for Python's `re`, which is twice as fast as `regex`."""
+    """The same split for pure ASCII text, for Python's own `re`: twice as fast as `regex`."""
     for unicode_class, ascii_class in ((r"\p{L}", "A-Za-z"), (r"\p{N}", "0-9"), (r"\p{M}", "")):
         pattern = pattern.replace(unicode_class, ascii_class)
     return re.compile(pattern.replace("\u200c\u200d", ""), re.ASCII)
 
 
 class Splitter:
-    """Cuts text into chunks: "Hello  world's" -> ["Hello", " ", " world", "'s"] (pattern gpt2)."""
+    """Cuts text into chunks: "Hello  world's" -> ["Hello", " ", " world", "'s"]."""
 
     def __init__(self, pattern="default"):
-        self.pattern = PATTERNS.get(pattern, pattern)
+        self.pattern = PATTERNS.get(pattern, pattern) if isinstance(pattern, str) else ""
+        self.is_ours = self.pattern in PATTERNS.values()
         try:
-            self.findall = regex.compile(self.pattern).findall
-        except (regex.error, TypeError) as e:
+            compiled = regex.compile(self.pattern)
+        except regex.error as e:
             raise TokenizerError(f"bad pattern {pattern!r}: {e}") from None
-        if regex.compile(self.pattern).groups:
-            raise TokenizerError(f"bad pattern {pattern!r}: write groups as (?:...)")
-        self.findall_ascii = self.findall
-        if self.pattern in PATTERNS.values():
+        if not self.pattern or compiled.groups:
+            raise TokenizerError(f"bad pattern {pattern!r}: it is no text, or has groups without ?:")
+        self.findall = self.findall_ascii = compiled.findall
+        if self.is_ours:
             self.findall_ascii = ascii_twin(self.pattern).findall
 
     def split(self, text):
         chunks = self.findall_ascii(text) if text.isascii() else self.findall(text)
-        if "".join(chunks) != text:  # findall steps over what nothing matches: the text would not come back
-            raise TokenizerError(rf"the pattern skips characters of the text; end it with |[\s\S]: {self.pattern}")
+        if not self.is_ours and "".join(chunks) != text:  # findall steps over what nothing matches
+            raise TokenizerError(rf"the pattern skips some of the text; end it with |[\s\S]: {self.pattern}")
         return chunks
 
     def split_blocks(self, blocks):
-        """Yield lists of chunks of a text that comes in pieces, cut anywhere: ["He", "llo wor", "ld"] gives
-        the chunks of "Hello world". Exact for patterns that do not look behind a chunk's first character."""
+        """Yield lists of chunks of a text that comes in pieces: ["He", "llo wor", "ld"] gives the chunks
+        of "Hello world". Exact wherever the pieces are cut, if the pattern does not look behind the start
+        of a chunk and what follows a text can change no more than its last HELD_BACK chunks: true of
+        PATTERNS."""
         waiting, size, enough = [], 0, BLOCK
-        for block in blocks:
-            if not isinstance(block, str):
-                raise TokenizerError(f"expected text (str), got {type(block).__name__}")
-            for start in range(0, len(block), BLOCK):
-                waiting.append(block[start : start + BLOCK])
-                size += len(waiting[-1])
-                if size < enough:
-                    continue
+        for block in text_blocks(blocks):
+            waiting.append(block)
+            size += len(block)
+            if size >= enough:
                 chunks = self.split("".join(waiting))
-                waiting = ["".join(chunks[-HELD_BACK:])]  # what comes next may lengthen or recut these
+                waiting = ["".join(chunks[-HELD_BACK:])]
                 size = len(waiting[0])
-                enough = max(BLOCK, 2 * size)  # doubling: one endless chunk is not rescanned at every block
-                yield chunks[:-HELD_BACK]
+                enough = max(BLOCK, 2 * size)  # doubling, or a chunk without end is rescanned at each block
+                del chunks[-HELD_BACK:]
+                yield chunks
         yield self.split("".join(waiting))
 
 
 def text_blocks(text):
-    """One text, or an iterable of a text's pieces -> an iterable of pieces."""
-    if isinstance(text, (bytes, bytearray)):
-        raise TokenizerError("expected text (str), got bytes: decode them first")
-    return [text] if isinstance(text, str) else text
-
-
-# 2. Training: chunks -> merges ------------------------------------------------------------------------
-
-# Bytes are numbered as GPT-2 numbers them: first the 188 that print in Latin-1 ("!" is 0), then the rest.
-PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
-BYTE_ORDER = bytes(PRINTABLE + [b for b in range(256) if b not in PRINTABLE])
-BYTE_ID = bytes(BYTE_ORDER.index(b) for b in range(256))  # byte -> id, a table for bytes.translate
-SEPARATOR = BYTE_ID[0xFF]  # UTF-8 never uses byte 0xFF, so its id can stand between two chunks
+    """A text, or an iterable of its pieces -> pieces of at most BLOCK characters."""
+    for piece in [text] if isinstance(text, (str, bytes)) else text:
+        if not isinstance(piece, str):
+            raise TokenizerError(f"expected text, got {type(piece).__name__}")
+        for start in range(0, len(piece), BLOCK):
+            yield piece[start : start + BLOCK]
 
 
 def utf8(text):
-    """Text -> bytes; half of a surrogate pair, which Python strings may hold, has no bytes."""
+    """ "é" -> b"\\xc3\\xa9". Half a surrogate pair, which a Python string may hold, has no bytes."""
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as e:
-        raise TokenizerError(f"the text holds a lone surrogate, {text[e.start]!r}: not valid Unicode") from None
+        raise TokenizerError(f"not Unicode text: it holds a lone surrogate, {text[e.start]!r}") from None
 
 
-def learn_merges(counts, n_merges, scaffold=False, progress=False):
-    """Counter of chunks -> list of merged pairs of ids, and the set of scaffold ids (see below).
+# ---- 2. Train: chunks -> merges -----------------------------------------------------------------------
 
-    {"aab": 2} and 2 merges -> [(64, 64), (256, 65)]: "aa" is token 256, "aab" is 257.
+# The first 256 ids are the bytes in GPT-2's order: the 188 that print in Latin-1 ("!" is 0), then the rest.
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTE_ORDER = bytes(PRINTABLE + [b for b in range(256) if b not in PRINTABLE])
+ALONE = 1 << 60  # (id, ALONE) in the trainer's heap: a scaffold token that waits to come back
 
-    Rule: the most frequent pair first; ties go to the smaller pair of ids. All chunks lie in one list
-    `ids` with a separator between them. A token of several bytes keeps its id at its first and its last
-    position, so both neighbours are found by index: the one before ends at start - 1, the next starts
-    at start + length. A pair's count can only fall after the merge that created it, so the heap may
-    hold counts that are too high but never too low: a stale entry is corrected when it comes up.
+
+def byte_table(order):
+    """The inverse of a byte order, byte -> id, as a table for bytes.translate."""
+    return bytes(order.index(b) for b in range(256))
+
+
+class Trainer:
+    """Learns merges from {chunk: how often}: {"aab": 2} -> merges (64, 64) and (256, 65), "aa" and "aab".
+
+    The most frequent pair is merged first; ties go to the smaller pair of ids.
+
+    All chunks lie in one list, `ids`, with a separator between them. A token keeps its id at its first and
+    its last byte's position, so its neighbours are found by index: one ends at start - 1, the other begins
+    at start + length. `where` lists the positions of each pair. A pair has all its occurrences as soon as
+    it exists and can only lose some later, so counts in the heap may be too high, never too low: a stale
+    one is put right when it reaches the top.
     """
-    ids, weight = [SEPARATOR], [0]
+
+    def __init__(self, counts):
+        table = byte_table(BYTE_ORDER)
+        self.separator = table[0xFF]  # a byte that UTF-8 never uses
+        self.ids, self.weight = [self.separator], [0]  # weight: how often the chunk at this position occurs
+        for chunk, count in counts.items():
+            data = utf8(chunk).translate(table)
+            self.ids.extend(data)
+            self.ids.append(self.separator)
+            self.weight.extend(repeat(count, len(data) + 1))
+        where = defaultdict(list)
+        for i, pair in enumerate(pairwise(self.ids)):
+            where[pair].append(i)
+        self.where = {pair: spots for pair, spots in where.items() if self.separator not in pair}
+        self.count = {pair: self.total(spots) for pair, spots in self.where.items()}
+        self.heap = [(-count, pair) for pair, count in self.count.items()]
+        heapq.heapify(self.heap)
+        self.length = [1] * 256  # of each token, in bytes
+        self.merges = []
+        self.scaffolds = set()
+
+    def total(self, spots):
+        return sum(map(self.weight.__getitem__, spots))
+
+    def top(self):
+        """The true count of the best pair, which is left at the top of the heap; 0 if none is left."""
+        while self.heap:
+            claimed, pair = self.heap[0]
+            count = self.count[pair]
+            if count == -claimed:
+                return count
+            if count:
+                heapq.heapreplace(self.heap, (-count, pair))
+            else:
+                heapq.heappop(self.heap)
+                del self.count[pair]
+                self.where.pop(pair, None)
+        return 0
+
+    def learn(self, n_merges, progress=False):
+        """Merge n_merges times, or until no pair is left."""
+        with tqdm(total=n_merges, desc="merging", unit=" merges", disable=not progress) as bar:
+            while len(self.merges) < n_merges and self.top():
+                self.merge(heapq.heappop(self.heap)[1])
+                bar.update()
+
+    def learn_with_scaffolds(self, n_kept, progress=False):
+        """Scaffold-BPE (arXiv:2404.17808). Learning "ing " may pass through "in", "ing", and leave some of
+        them rare on their own: scaffolds. They go on taking part in merges but lose their place in the
+        vocabulary, and text that ends up in one is taken apart again. A token becomes a scaffold when a
+        merge that used it leaves it rarer than the best pair left; it then waits in the same heap as the
+        pairs and comes back if it is the most frequent thing there. The 256 bytes always stay."""
+        frequency = dict.fromkeys(range(256), 0)  # of each token as it stands now; not kept for bytes
+        with tqdm(total=n_kept, desc="merging", unit=" tokens", disable=not progress) as bar:
+            while len(self.merges) - len(self.scaffolds) < n_kept and self.top():
+                pair = heapq.heappop(self.heap)[1]
+                if pair[1] == ALONE:
+                    self.scaffolds.remove(pair[0])
+                    del self.count[pair]
+                    continue
+                new, frequency_of_new = 256 + len(self.merges), self.merge(pair)
+                frequency[new] = frequency_of_new
+                for used in pair:
+                    frequency[used] -= frequency_of_new
+                    if used in self.scaffolds:
+                        self.count[used, ALONE] = frequency[used]
+                best = self.top()
+                for used in set(pair):
+                    if used >= 256 and used not in self.scaffolds and frequency[used] < best:
+                        self.scaffolds.add(used)
+                        self.count[used, ALONE] = frequency[used]
+                        heapq.heappush(self.heap, (-frequency[used], (used, ALONE)))
+                bar.update(len(self.merges) - len(self.scaffolds) - bar.n)
+
+    def merge(self, pair):
+        """Give `pair` the next id wherever it stands; return how often that was."""
+        (a, b), new, ids, length = pair, 256 + len(self.merges), self.ids, self.length
+        length_a, length_b = length[a], length[b]
+        length.append(length_a + length_b)
+        self.merges.append(pair)
+        left, right = defaultdict(list), defaultdict(list)  # neighbour -> starts of the new token beside it
+        for i in self.where.pop(pair):
+            j = i + length_a
+            if ids[i] != a or ids[j] != b:
+                continue  # one of the two went into another merge
+            k = j + length_b
+            left[ids[i - 1]].append(i)
+            right[ids[k]].append(i)
+            ids[j] = -1  # no token starts here any more
+            ids[i] = ids[k - 1] = new
+        return self.recount(a, b, new, left, right)
+
+    def recount(self, a, b, new, left, right):
+        """Put the counts right after (a, b) became `new` beside the neighbours in `left` and `right`."""
+        merged = 0
+        for before, spots in left.items():
+            if before != self.separator:
+                spots = [i - self.length[before] for i in spots]
+                total = self.total(spots)
+                if before != new:  # "abab": there, (b, a) is subtracted as the first merge's right side
+                    self.count[before, a] -= total
+                self.add((before, new), spots, total)
+        for after, spots in right.items():
+            total = self.total(spots)
+            merged += total
+            if after != self.separator:
+                self.count[b, after] -= total
+                if after == a:  # "abab" again: this a was merged a moment later, and is (new, new) by now
+                    spots = [i for i in spots if self.ids[i + self.length[new]] == a]
+                    total = self.total(spots)
+                if spots:
+                    self.add((new, after), spots, total)
+        del self.count[a, b]
+        return merged
+
+    def add(self, pair, spots, total):
+        self.where[pair], self.count[pair] = spots, total
+        heapq.heappush(self.heap, (-total, pair))
+
+
+def count_chunks(splitter, text, allowed_chars=None, progress=False):
+    """Text or its pieces -> Counter of chunks; of their parts made of allowed_chars only, if given."""
+    counts = Counter()
+    total = len(text) // BLOCK + 1 if isinstance(text, str) else 0  # pieces: how many will come is not known
+    blocks = tqdm(text_blocks(text), "splitting", total, unit=" blocks", disable=not (progress and total))
+    for chunks in splitter.split_blocks(blocks):
+        counts.update(chunks)
+    if allowed_chars is None:
+        return counts
+    parts = Counter()
     for chunk, count in counts.items():
-        data = utf8(chunk).translate(BYTE_ID)
-        ids.extend(data)
-        ids.append(SEPARATOR)
-        weight.extend(repeat(count, len(data) + 1))
-    where = defaultdict(list)  # pair -> the positions where it starts (or once started)
-    for i, pair in enumerate(zip(ids, ids[1:])):
-        where[pair].append(i)
-    where = {pair: spots for pair, spots in where.items() if SEPARATOR not in pair}
-    count_of = {pair: sum(map(weight.__getitem__, spots)) for pair, spots in where.items()}
-    heap = [(-count, pair) for pair, count in count_of.items()]
-    heapq.heapify(heap)
-    length, merges = [1] * 256, []
-    bar = tqdm(total=n_merges, desc="merging", unit="merge", disable=not progress, leave=False)
-    while heap and len(merges) < n_merges:
-        count, pair = heapq.heappop(heap)
-        if count_of[pair] != -count:
-            if count_of[pair]:
-                heapq.heappush(heap, (-count_of[pair], pair))
-            continue
-        new = 256 + len(merges)
-        merges.append(pair)
-        length.append(length[pair[0]] + length[pair[1]])
-        for made, spots in apply_merge(ids, weight, length, where.pop(pair), pair, new, count_of):
-            where[made] = spots
-            heapq.heappush(heap, (-count_of[made], made))
-        del count_of[pair]
-        bar.update()
-    bar.close()
-    return merges, set()
+        for is_allowed, run in groupby(chunk, allowed_chars.__contains__):
+            if is_allowed:
+                parts["".join(run)] += count
+    return parts
 
 
-def apply_merge(ids, weight, length, spots, pair, new, count_of):
-    """Merge `pair` into `new` at every spot, keep count_of right; return the new pairs and their spots."""
-    a, b = pair
-    skip_a, skip_b, skip_new = length[a], length[b], length[new]
-    left, right = defaultdict(list), defaultdict(list)  # neighbour -> where the new pair starts
-    for i in spots:
-        if ids[i] != a:
-            continue  # an earlier merge took the first token
-        j = i + skip_a
-        if ids[j] != b:
-            continue  # ... or the second
-        k = j + skip_b
-        before, after = ids[i - 1], ids[k]
-        ids[j] = -1  # no token starts here any more
-        ids[i] = ids[k - 1] = new
-        left[before].append(i - length[before])
-        right[after].append(i)
-    made = []
-    for before, starts in left.items():
-        if before == SEPARATOR:
-            continue
-        total = sum(map(weight.__getitem__, starts))
-        if before != new:  # else: "abab", where (b, a) is counted on the right side of the first "ab"
-            count_of[before, a] -= total
-        count_of[before, new] = total
-        made.append(((before, new), starts))
-    for after, starts in right.items():
-        if after == SEPARATOR:
-            continue
-        count_of[b, after] -= sum(map(weight.__getitem__, starts))
-        if after == a:  # some of these were merged a moment later, and were seen as (new, new) then
-            starts = [i for i in starts if ids[i + skip_new] == a]
-        if starts:
-            count_of[new, after] = sum(map(weight.__getitem__, starts))
-            made.append(((new, after), starts))
-    return made
+# ---- 3. Encode: text -> ids, and back -----------------------------------------------------------------
 
-
-# 3. Encoding: text -> ids -----------------------------------------------------------------------------
-
-NEVER = 1 << 60
+NEVER = 1 << 60  # the rank of a pair that is not merged
+LONG = 32  # bytes from which merge_long is the faster one
 
 
 def merge_short(ids, ranks):
-    """Replay the merges on a short chunk: again and again, merge the pair that was learned first."""
-    while len(ids) > 1:
-        rank = NEVER
-        for pair in zip(ids, ids[1:]):
-            r = ranks.get(pair, NEVER)
-            if r < rank:
-                rank, (a, b) = r, pair
-        if rank == NEVER:
+    """Replay the merges on a chunk's ids: merge the pair that was learned first until none is left.
+    `ranks` is {pair: id}, and ids were given in the order of learning. [l, o, w] -> [lo, w] -> [low]"""
+    rank_of = ranks.get
+    rank = [rank_of(pair, NEVER) for pair in pairwise(ids)]  # rank[i] belongs to ids[i], ids[i + 1]
+    while rank:
+        new = min(rank)
+        if new == NEVER:
             break
-        out, i, last = [], 0, len(ids) - 1
-        while i <= last:
-            if ids[i] == a and i < last and ids[i + 1] == b:
-                out.append(rank)
-                i += 2
-            else:
-                out.append(ids[i])
-                i += 1
-        ids = out
+        i = rank.index(new)
+        ids[i] = new
+        del ids[i + 1], rank[i]
+        if i:
+            rank[i - 1] = rank_of((ids[i - 1], new), NEVER)
+        if i < len(rank):
+            rank[i] = rank_of((new, ids[i + 1]), NEVER)
     return ids
 
 
 def merge_long(ids, ranks):
-    """The same for a long chunk in O(n log n): a heap of candidate pairs over a linked list."""
+    """The same result in O(n log n), for chunks like a million letters without a space: candidates wait
+    in a heap, and a merge unlinks its right token from a doubly linked list instead of moving the rest."""
     n = len(ids)
-    following, previous = list(range(1, n + 1)), list(range(-1, n - 1))
-    heap = [(ranks[pair], i) for i, pair in enumerate(zip(ids, ids[1:])) if pair in ranks]
+    after, before = list(range(1, n + 1)), list(range(-1, n - 1))
+    heap = [(ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in ranks]
     heapq.heapify(heap)
     while heap:
-        rank, i = heapq.heappop(heap)
-        j = following[i]
-        if ids[i] < 0 or j == n or ranks.get((ids[i], ids[j])) != rank:
-            continue  # stale: one of the two was merged with something else
-        ids[i], ids[j] = rank, -1
-        k = following[i] = following[j]
+        new, i = heapq.heappop(heap)
+        j = after[i]
+        if j == n or ranks.get((ids[i], ids[j])) != new:
+            continue  # one of the two was merged with something else meanwhile
+        ids[i], ids[j] = new, -1
+        k = after[i] = after[j]
         if k < n:
-            previous[k] = i
-            if (ids[i], ids[k]) in ranks:
-                heapq.heappush(heap, (ranks[ids[i], ids[k]], i))
-        h = previous[i]
-        if h >= 0 and (ids[h], ids[i]) in ranks:
-            heapq.heappush(heap, (ranks[ids[h], ids[i]], h))
-    return [t for t in ids if t >= 0]
+            before[k] = i
+        for left, right in ((before[i], i), (i, k)):
+            if left >= 0 and right < n and (ids[left], ids[right]) in ranks:
+                heapq.heappush(heap, (ranks[ids[left], ids[right]], left))
+    return [token for token in ids if token >= 0]
 
 
 class ChunkCache(dict):
-    """chunk -> ids, computed when first asked for; emptied when full, so memory stays bounded."""
+    """chunk -> ids, computed when first asked for. Emptied when full: texts repeat, memory is bounded."""
 
-    def __init__(self, compute, limit=1 << 18, longest=1 << 10):
-        self.compute, self.limit, self.longest = compute, limit, longest
+    def __init__(self, compute, size=1 << 18, longest=256):
+        super().__init__()
+        self.compute, self.size, self.longest = compute, size, longest
 
     def __missing__(self, chunk):
         ids = self.compute(chunk)
         if len(chunk) <= self.longest:
-            if len(self) >= self.limit:
+            if len(self) >= self.size:
                 self.clear()
             self[chunk] = ids
         return ids
 
 
-class BPETokenizer:
-    """Merges, a pattern and special tokens: everything needed to turn text into ids and back."""
+FORMAT, VERSION = "bpe-tokenizer", 1
+MOST_BYTES = 1 << 28  # of all tokens together; 60 merges are enough to ask for a token of 2 ** 60 bytes
+MOST_IDS = 1 << 31
 
-    def __init__(self, merges=(), *, pattern="default", special_tokens=(), allowed_chars=None, scaffolds=()):
+
+def check_merges(merges, byte_order):
+    """Pairs of ids -> the bytes of every token, [b"!", ..., b"lo", b"low"], or an error."""
+    tokens, seen, size = [bytes([b]) for b in byte_order], set(), 0
+    for pair in merges:
+        if len(pair) != 2 or not all(type(i) is int and 0 <= i < len(tokens) for i in pair):
+            raise TokenizerError(f"merge {len(tokens)} must be two ids below its own, not {pair}")
+        a, b = pair
+        size += len(tokens[a]) + len(tokens[b])
+        if size > MOST_BYTES:
+            raise TokenizerError(f"the tokens are too long: over {MOST_BYTES} bytes together")
+        token = tokens[a] + tokens[b]
+        if token in seen:
+            raise TokenizerError(f"merge {len(tokens)} makes {token!r} a second time")
+        seen.add(token)
+        tokens.append(token)
+    return tokens
+
+
+def number_specials(special_tokens, first_id):
+    """["<a>", "<b>"], 300 -> {"<a>": 300, "<b>": 301}. {text: id} is kept, and both are checked."""
+    if isinstance(special_tokens, str):
+        raise TokenizerError("special_tokens must be a list of texts, not one text")
+    if not isinstance(special_tokens, dict):
+        texts = list(special_tokens)
+        special_tokens = {text: first_id + i for i, text in enumerate(texts)}
+        if len(special_tokens) < len(texts):
+            raise TokenizerError(f"special tokens repeat: {texts}")
+    ids = list(special_tokens.values())
+    if not all(isinstance(text, str) and text for text in special_tokens):
+        raise TokenizerError(f"special tokens must be texts that are not empty: {list(special_tokens)}")
+    utf8("".join(special_tokens))
+    if len(set(ids)) < len(ids) or not all(type(i) is int and first_id <= i < MOST_IDS for i in ids):
+        raise TokenizerError(f"special tokens need ids of their own from {first_id} up: {special_tokens}")
+    return dict(special_tokens)
+
+
+def write_atomically(path, text):
+    """Write beside the target, force it to the disk, then rename: a reader finds the old file or the new
+    one, never half of one, also when the disk is full or the power goes."""
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "w", encoding="utf-8", newline="\n") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+class BPETokenizer:
+    """Text -> ids -> text. Ids: the 256 bytes, the merged tokens in the order learned, the special tokens.
+
+    Make one with BPETokenizer.train, .load or .from_tiktoken. `special_tokens` is {text: id}.
+    """
+
+    def __init__(
+        self,
+        merges=(),
+        *,
+        pattern="default",
+        special_tokens=(),
+        allowed_chars=None,
+        scaffolds=(),
+        byte_order=None,
+    ):
         self.splitter = Splitter(pattern)
+        self.allowed_chars = None if allowed_chars is None else frozenset(allowed_chars)
+        self.byte_order = bytes(BYTE_ORDER if byte_order is None else list(byte_order))
+        if sorted(self.byte_order) != list(range(256)):
+            raise TokenizerError("byte_order must hold each of the 256 bytes once")
         self.merges = [tuple(pair) for pair in merges]
-        self._ranks = {pair: 256 + i for i, pair in enumerate(self.merges)}
-        tokens = [bytes([b]) for b in BYTE_ORDER]
-        for a, b in self.merges:
-            tokens.append(tokens[a] + tokens[b])
-        self._bytes = dict(enumerate(tokens))
-        if not isinstance(special_tokens, dict):
-            special_tokens = {text: len(tokens) + i for i, text in enumerate(special_tokens)}
-        self.special_tokens = dict(special_tokens)
-        self._bytes.update((i, text.encode("utf-8")) for text, i in self.special_tokens.items())
+        self.scaffolds = frozenset(scaffolds)
+        tokens = check_merges(self.merges, self.byte_order)
+        if not all(type(s) is int and 256 <= s < len(tokens) for s in self.scaffolds):
+            raise TokenizerError("scaffolds must be ids of merged tokens")
+        kept = [i for i in range(len(tokens)) if i not in self.scaffolds]
+        self._bytes = {new: tokens[old] for new, old in enumerate(kept)}
+        self.special_tokens = number_specials(special_tokens, len(kept))
+        self._bytes.update((i, utf8(text)) for text, i in self.special_tokens.items())
         self.vocab_size = max(self._bytes) + 1
+        self._byte_ids = byte_table(self.byte_order)
+        self._ranks = {pair: 256 + i for i, pair in enumerate(self.merges)}
         self._cache = ChunkCache(self._encode_chunk)
+        self._output = None  # with scaffolds: what each id of the merges becomes in the output
+        if self.scaffolds:
+            self._output = {old: [new] for new, old in enumerate(kept)}
+            for s in sorted(self.scaffolds):  # a token's parts have smaller ids: they are done before it
+                a, b = self.merges[s - 256]
+                self._output[s] = self._output[a] + self._output[b]
+
+    def __repr__(self):
+        return f"BPETokenizer(vocab_size={self.vocab_size}, special_tokens={self.special_tokens})"
 
     @property
     def pattern(self):
@@ -313,129 +463,326 @@ class BPETokenizer:
         scaffold=False,
         progress=True,
     ):
-        """Learn a vocabulary from a text or an iterable of its pieces (a file's blocks)."""
-        special_tokens = list(special_tokens)
-        n_merges = vocab_size - 256 - len(special_tokens)
-        if n_merges < 0:
-            raise TokenizerError(
-                f"vocab_size {vocab_size} is too small: 256 bytes and {len(special_tokens)} special tokens "
-                f"need at least {256 + len(special_tokens)}"
-            )
-        counts = Counter()
-        for chunks in Splitter(pattern).split_blocks(text_blocks(text)):
-            counts.update(chunks)
-        merges, scaffolds = learn_merges(counts, n_merges, scaffold, progress)
-        if len(merges) < n_merges:
-            warnings.warn(
-                f"the text has only {len(merges)} pairs to merge, not {n_merges}: "
-                f"the vocabulary has {vocab_size - n_merges + len(merges)} tokens, not {vocab_size}",
-                stacklevel=2,
-            )
-        return cls(merges, pattern=pattern, special_tokens=special_tokens)
+        """Learn a vocabulary from a text, or from an iterable of its pieces (a file's blocks) read one by
+        one: memory grows with the distinct chunks only. Pieces are joined as they are; special tokens in
+        them are plain text. With allowed_chars, only these characters are ever merged; all others stay
+        single bytes. A text with too few pairs gives a smaller vocabulary and a warning.
 
-    def _encode_chunk(self, chunk):
-        ids = list(utf8(chunk).translate(BYTE_ID))
-        return (merge_short if len(ids) <= 100 else merge_long)(ids, self._ranks)
+        train("low low lower", 259) has the merges "lo", "low" and " low".
+        """
+        splitter, special_tokens = Splitter(pattern), list(number_specials(special_tokens, 256))
+        smallest = 256 + len(special_tokens)
+        if type(vocab_size) is not int or vocab_size < smallest:
+            raise TokenizerError(f"vocab_size {vocab_size!r}: bytes and special tokens alone are {smallest}")
+        allowed = None if allowed_chars is None else frozenset(allowed_chars)
+        counts = count_chunks(splitter, text, allowed, progress)
+        collecting = gc.isenabled()
+        gc.disable()  # millions of small objects and no cycles: scanning them would take a third of the time
+        try:
+            trainer = Trainer(counts)
+            (trainer.learn_with_scaffolds if scaffold else trainer.learn)(vocab_size - smallest, progress)
+        finally:
+            if collecting:
+                gc.enable()
+        options = {"special_tokens": special_tokens, "allowed_chars": allowed, "scaffolds": trainer.scaffolds}
+        tokenizer = cls(trainer.merges, pattern=pattern, **options)
+        if tokenizer.vocab_size < vocab_size:
+            message = f"no pairs left to merge: {tokenizer.vocab_size} tokens, not {vocab_size}"
+            warnings.warn(message, stacklevel=2)
+        return tokenizer
 
     def encode(self, text, allowed_special=()):
-        """Text -> ids. Special tokens in the text are plain text unless named in allowed_special."""
+        """ "low" -> [258], say. Special tokens in `text` count as plain text, so that a user cannot smuggle
+        them in, except those named in allowed_special (a list of them, or "all")."""
         if not isinstance(text, str):
-            raise TokenizerError(f"expected text (str), got {type(text).__name__}")
-        allowed = self._allowed(allowed_special)
-        if not allowed:
-            return list(chain.from_iterable(self.encode_blocks([text])))
-        ids = []
-        # A capturing group makes re.split keep the separators, at the odd places of its answer.
-        cut = "|".join(re.escape(s) for s in sorted(allowed, key=len, reverse=True))
-        for i, piece in enumerate(re.split(f"({cut})", text)):
+            raise TokenizerError(f"expected text, got {type(text).__name__}")
+        allowed = self.special_tokens if allowed_special == "all" else allowed_special
+        allowed = {allowed} if isinstance(allowed, str) else set(allowed)
+        if unknown := allowed - set(self.special_tokens):
+            raise TokenizerError(f"not special tokens: {unknown}; there are {list(self.special_tokens)}")
+        ids, pieces = [], [text]
+        if allowed:  # a capturing group makes re.split return the separators too, at odd places
+            longest_first = sorted(allowed, key=len, reverse=True)
+            pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
+        for i, piece in enumerate(pieces):
             if i % 2:
                 ids.append(self.special_tokens[piece])
             else:
-                ids.extend(chain.from_iterable(self.encode_blocks([piece])))
+                for block in self.encode_blocks(piece):
+                    ids += block
         return ids
 
-    def _allowed(self, allowed_special):
-        allowed = self.special_tokens if allowed_special == "all" else allowed_special
-        allowed = [allowed] if isinstance(allowed, str) else list(allowed)
-        for name in allowed:
-            if name not in self.special_tokens:
-                raise TokenizerError(f"{name!r} is not a special token; there are {list(self.special_tokens)}")
-        return allowed
-
     def encode_blocks(self, blocks):
-        """Yield lists of ids for a text that comes in pieces; joined, they are encode(whole text)."""
+        """Encode a text of any size that comes in pieces, cut anywhere: yields lists of ids which joined
+        are encode(the whole text). Special tokens are plain text."""
         lookup = self._cache.__getitem__
-        for chunks in self.splitter.split_blocks(text_blocks(blocks)):
+        for chunks in self.splitter.split_blocks(blocks):
             yield list(chain.from_iterable(map(lookup, chunks)))
 
     def encode_batch(self, texts, allowed_special=()):
         return [self.encode(text, allowed_special) for text in texts]
 
-    def token_bytes(self, token_id):
-        return self.decode_bytes([token_id])
+    def _encode_chunk(self, chunk):
+        if self.allowed_chars is None:
+            ids = self._merge(chunk)
+        else:
+            ids = []
+            for is_allowed, run in groupby(chunk, self.allowed_chars.__contains__):
+                run = "".join(run)
+                ids += self._merge(run) if is_allowed else utf8(run).translate(self._byte_ids)
+        return ids if self._output is None else [new for old in ids for new in self._output[old]]
+
+    def _merge(self, chunk):
+        ids = list(utf8(chunk).translate(self._byte_ids))
+        return (merge_short if len(ids) < LONG else merge_long)(ids, self._ranks)
+
+    def decode(self, ids, errors="replace"):
+        """Ids (a list, an array or a tensor) -> text. A cut character gives U+FFFD, or what `errors` says."""
+        return self.decode_bytes(ids).decode("utf-8", errors)
 
     def decode_bytes(self, ids):
         ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         try:
             return b"".join([self._bytes[i] for i in ids])
         except (KeyError, TypeError):
-            bad = next(i for i in ids if not isinstance(i, int) or i not in self._bytes)
-            raise TokenizerError(f"unknown token id {bad!r}: ids are 0 to {self.vocab_size - 1}") from None
+            bad = next(i for i in ids if type(i).__hash__ is None or i not in self._bytes)
+            raise TokenizerError(f"unknown id {bad!r}: ids go from 0 to {self.vocab_size - 1}") from None
 
-    def decode(self, ids, errors="replace"):
-        return self.decode_bytes(ids).decode("utf-8", errors=errors)
+    def token_bytes(self, token_id):
+        return self.decode_bytes([token_id])
+
+    # ---- Files and other libraries ----
 
     def save(self, path):
-        """Write one JSON file, whole or not at all."""
+        """Write one JSON file. Ids say it all: a merge is a pair of earlier ids, so that tokens which are
+        not valid UTF-8 need no escaping."""
+        chars = None if self.allowed_chars is None else "".join(sorted(self.allowed_chars))
         data = {
-            "format": "bpe-tokenizer",
-            "version": 1,
+            "format": FORMAT,
+            "version": VERSION,
             "pattern": self.pattern,
             "special_tokens": self.special_tokens,
+            "allowed_chars": chars,
+            "byte_order": list(self.byte_order),
+            "scaffolds": sorted(self.scaffolds),
             "merges": self.merges,
         }
         write_atomically(path, json.dumps(data))
 
     @classmethod
     def load(cls, path):
-        data = json.loads(Path(path).read_text("utf-8"))
-        return cls(data["merges"], pattern=data["pattern"], special_tokens=data["special_tokens"])
+        """Read a file that `save` wrote, and check all of it."""
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+            if data["format"] != FORMAT:
+                raise KeyError("format")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise TokenizerError(f"{path} is not a tokenizer file, or is damaged") from None
+        if data.get("version") != VERSION:
+            raise TokenizerError(f"{path} has version {data.get('version')!r}; this program reads {VERSION}")
+        names = ("pattern", "special_tokens", "allowed_chars", "byte_order", "scaffolds")
+        try:
+            if not isinstance(data["special_tokens"], dict):
+                raise TypeError("special_tokens must map texts to ids")
+            return cls(data["merges"], **{name: data[name] for name in names})
+        except (ValueError, KeyError, TypeError) as e:
+            raise TokenizerError(f"{path} is damaged: {type(e).__name__}: {e}") from None
+
+    def _check_exportable(self, to):
+        if self.scaffolds:
+            raise TokenizerError(f"{to} cannot take tokens apart again: a scaffold tokenizer has no export")
+        if self.allowed_chars is not None and not "".join(self.allowed_chars).isascii():
+            raise TokenizerError(f"{to} can only keep to allowed_chars that are all ASCII")
+
+    def to_tiktoken(self, name="bpe_tokenizer"):
+        """-> a tiktoken.Encoding that gives the same ids."""
+        self._check_exportable("tiktoken")
+        import tiktoken
+
+        ranks = {self._bytes[i]: i for i in range(256 + len(self.merges))}
+        specials = self.special_tokens
+        return tiktoken.Encoding(name, pat_str=self.pattern, mergeable_ranks=ranks, special_tokens=specials)
+
+    @classmethod
+    def from_tiktoken(cls, encoding):
+        """A tiktoken.Encoding -> a tokenizer with the same ids. tiktoken keeps no merges, only tokens in
+        the order learned: what a token was merged from is what the merges before it make of its bytes."""
+        tokens = sorted(encoding._mergeable_ranks, key=encoding._mergeable_ranks.get)
+        if [encoding._mergeable_ranks[t] for t in tokens] != list(range(len(tokens))):
+            raise TokenizerError("the encoding's ranks are not 0, 1, 2, ...")
+        if sorted(tokens[:256]) != [bytes([b]) for b in range(256)]:
+            raise TokenizerError("the encoding's first 256 tokens are not the 256 bytes")
+        order = b"".join(tokens[:256])
+        table, ranks = byte_table(order), {}
+        for i, token in enumerate(tokens[256:], 256):
+            parts = merge_short(list(token.translate(table)), ranks)
+            if len(parts) != 2:
+                raise TokenizerError(f"token {i}, {token!r}, is not a merge of two earlier tokens")
+            ranks[tuple(parts)] = i
+        specials = dict(encoding._special_tokens)
+        return cls(ranks, pattern=encoding._pat_str, special_tokens=specials, byte_order=order)
+
+    def to_huggingface(self, path):
+        """Write a tokenizer.json for the `tokenizers` library (and transformers) that gives the same ids.
+        There, special tokens in a text are always recognized unless encode_special_tokens is set."""
+        self._check_exportable("tokenizers")
+        if "}+" in self.pattern:
+            raise TokenizerError("tokenizers reads the pattern's possessive {m,n}+ as a repetition")
+        # That library writes bytes as printable characters: the others become U+0100, U+0101, ...
+        printed = {b: chr(b) if b in PRINTABLE else chr(256 + BYTE_ORDER.index(b) - 188) for b in range(256)}
+        words = ["".join(map(printed.get, self._bytes[i])) for i in range(256 + len(self.merges))]
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        added = [{"id": i, "content": t, **flags, "special": True} for t, i in self.special_tokens.items()]
+        split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
+        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        model = {"type": "BPE", "vocab": {word: i for i, word in enumerate(words)}}
+        model["merges"] = [f"{words[a]} {words[b]}" for a, b in self.merges]
+        data = {"version": "1.0", "added_tokens": added, "decoder": level, "model": model}
+        data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
+        write_atomically(path, json.dumps(data))
 
 
-def write_atomically(path, text):
-    """Write beside the target, flush to the disk, then rename: a reader sees the old file or the new one."""
-    path = Path(path)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+# ---- Command line -------------------------------------------------------------------------------------
+
+
+def read_blocks(path, progress=False):
+    """Yield the text of a UTF-8 file ("-": standard input) in blocks, line ends as they are."""
+    size = os.path.getsize(path) if progress else None
+    source = {"file": 0, "closefd": False} if path == "-" else {"file": path}
+    with (
+        open(**source, encoding="utf-8", newline="") as f,
+        tqdm(total=size, desc="reading", unit="B", unit_scale=True, disable=not progress) as bar,
+    ):
+        try:
+            while block := f.read(1 << 18):
+                yield block
+                bar.update(len(block.encode()))
+        except UnicodeDecodeError:
+            raise TokenizerError(f"{path} is not UTF-8 text") from None
+
+
+def visible(data):
+    """Token bytes -> text that is safe to print: b"a\n" -> "a\u240a", b"\xff" -> r"\xff"."""
+    text = data.decode("utf-8", "backslashreplace")
+    return "".join(
+        chr(0x2400 + ord(c)) if c < " " else c if c.isprintable() else ascii(c)[1:-1] for c in text
+    )
+
+
+def run_train(args):
+    if not Path(args.out).parent.is_dir() or Path(args.out).is_dir():  # say so before the training
+        raise TokenizerError(f"cannot write {args.out}: a directory, or in one that does not exist")
+    progress = sys.stderr.isatty()
+    names = ("pattern", "special_tokens", "allowed_chars", "scaffold")
+    options = {name: getattr(args, name) for name in names}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        blocks = read_blocks(args.file, progress)
+        tokenizer = BPETokenizer.train(blocks, args.vocab_size, progress=progress, **options)
+    tokenizer.save(args.out)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    used = Counter()
+    for ids in tokenizer.encode_blocks(islice(read_blocks(args.file), 40)):  # the first 10 MB
+        used.update(ids)
+    tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+    ratio = sum(len(tokens[i]) * n for i, n in used.items()) / max(1, used.total())
+    print(f"{args.out}: {tokenizer.vocab_size:,} tokens, {ratio:.3f} bytes/token")
+    print("longest:  ", *(f"[{visible(token)}]" for token in sorted(tokens, key=len, reverse=True)[:10]))
+    print("most used:", *(f"[{visible(tokens[i])}]" for i, _ in used.most_common(20)))
+
+
+def run_encode(args):
+    for ids in BPETokenizer.load(args.tokenizer).encode_blocks(read_blocks(args.file)):
+        print(*ids)
+
+
+def run_decode(args):
     try:
-        with open(handle, "w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
+        ids = [int(word) for word in "".join(read_blocks(args.file)).split()]
+    except ValueError as e:
+        raise TokenizerError(f"{args.file} is not a list of ids: {e}") from None
+    sys.stdout.buffer.write(BPETokenizer.load(args.tokenizer).decode_bytes(ids))
 
 
-def read_blocks(path):
-    with open(path, encoding="utf-8", newline="") as f:
-        while block := f.read(1 << 20):
-            yield block
+def run_show(args):
+    """Print a text with a background colour for each token, or with a bar behind each."""
+    tokenizer, colours = BPETokenizer.load(args.tokenizer), cycle((24, 52, 22, 58, 54, 23))
+    coloured = args.colour == "always" or (args.colour == "auto" and sys.stdout.isatty())
+    for ids in tokenizer.encode_blocks(read_blocks(args.file)):
+        for i in ids:
+            data = tokenizer.token_bytes(i)
+            text = visible(data) + (f"({i})" if args.ids else "")
+            text = f"\x1b[48;5;{next(colours)};97m{text}\x1b[0m" if coloured else text + "|"
+            print(text, end="\n" if data.endswith(b"\n") else "")
+    print()
+
+
+def run_compare(args):
+    print(f"{'tokenizer':30} {'vocabulary':>10} {'tokens':>12} {'bytes/token':>12}")
+    for path in args.tokenizers:
+        tokenizer, n_tokens, n_bytes = BPETokenizer.load(path), 0, 0
+        for ids in tokenizer.encode_blocks(read_blocks(args.file)):
+            n_tokens += len(ids)
+            n_bytes += len(tokenizer.decode_bytes(ids))
+        print(f"{path:30} {tokenizer.vocab_size:10,} {n_tokens:12,} {n_bytes / max(1, n_tokens):12.3f}")
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):  # one line, without the usage
+        self.exit(2, f"bpe_tokenizer.py: {message}\n")
+
+
+def parse(argv):
+    parser = Parser(prog="bpe_tokenizer.py", description="Train and use a byte-pair encoding.")
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    def command(name, run, text):
+        p = commands.add_parser(name, help=text, description=text)
+        p.set_defaults(run=run)
+        return p
+
+    p = command("train", run_train, "learn a vocabulary from a UTF-8 text file")
+    p.add_argument("file")
+    p.add_argument("--vocab-size", type=int, default=4096)
+    p.add_argument("--out", required=True, help="the JSON file to write")
+    p.add_argument("--pattern", default="default", help=f"{', '.join(PATTERNS)}, or a regular expression")
+    p.add_argument("--special", dest="special_tokens", action="append", default=[], metavar="TOKEN")
+    p.add_argument("--allowed-chars", metavar="CHARS", help="merge these characters only")
+    p.add_argument("--scaffold", action="store_true", help="leave rare half-way tokens out (Scaffold-BPE)")
+    show = command("show", run_show, "show the tokens of a text in colour")
+    show.add_argument("--ids", action="store_true", help="with each token's id behind it")
+    show.add_argument("--colour", choices=("auto", "always", "never"), default="auto")
+    for p in (
+        show,
+        command("encode", run_encode, "text -> ids"),
+        command("decode", run_decode, "ids -> text"),
+    ):
+        p.add_argument("tokenizer", help="a file that train wrote")
+        p.add_argument("file", nargs="?", default="-", help="default: standard input")
+    p = command("compare", run_compare, "bytes per token of several tokenizers on one text")
+    p.add_argument("file")
+    p.add_argument("tokenizers", nargs="+")
+    return parser.parse_args(argv)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Train and use a byte-level BPE tokenizer.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    p = commands.add_parser("train")
-    p.add_argument("file")
-    p.add_argument("--vocab-size", type=int, default=4096)
-    p.add_argument("--out", required=True)
-    args = parser.parse_args(argv)
-    tok = BPETokenizer.train(read_blocks(args.file), args.vocab_size)
-    tok.save(args.out)
-    print(f"{args.out}: {tok.vocab_size} tokens")
+    """Exit status: 0, 2 if the input is at fault, 1 if the machine is (a full disk, no permission)."""
+    args = parse(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has left (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, MemoryError, TokenizerError) as e:
+        print(f"bpe_tokenizer.py: {e or 'out of memory'}", file=sys.stderr)
+        inputs = (TokenizerError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+        return 2 if isinstance(e, inputs) else 1
     return 0
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

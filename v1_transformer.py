@@ -12,7 +12,6 @@ Run: python v1_transformer.py [train|sample|eval] [--help]
 """
 
 import argparse
-import csv
 import hashlib
 import io
 import json
@@ -307,7 +306,7 @@ class LanguageModel(nn.Module):
 def schedule(spent, cfg):
     """Learning rate as a fraction of its peak when `spent` (0 to 1) of the budget is used: a ramp, then a cosine."""
     if spent < cfg.warmup:
-        return (spent + 1e-3) / (cfg.warmup + 1e-3)  # the first step must not be zero
+        return spent / cfg.warmup
     return cfg.lr_floor + (1 - cfg.lr_floor) * 0.5 * (1 + math.cos(math.pi * (spent - cfg.warmup) / (1 - cfg.warmup)))
 
 
@@ -476,15 +475,13 @@ def claim_folder(cfg):
         for name in ("best.pt", "checkpoint.pt"):
             (folder / name).unlink(missing_ok=True)
         return folder
-    number = max((int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdigit()), default=0)
-    while True:
-        number += 1
-        folder = Path("runs", VERSION, str(number))
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:  # another training took it at the same moment
-            continue
+    numbers = [int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdigit()]
+    folder = Path("runs", VERSION, str(max(numbers, default=0) + 1))
+    try:
+        folder.mkdir(parents=True)
+        return folder
+    except FileExistsError:  # another training took it at the same moment
+        return claim_folder(cfg)
 
 
 def read_config(folder):
@@ -552,11 +549,8 @@ def print_score(score, floor):
 
 def write_metrics(folder, rows):
     """metrics.csv, whole, from the rows that the checkpoint also holds: none can be lost, doubled or torn."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(folder / "metrics.csv", table.getvalue().encode())
+    lines = [",".join(map(str, values)) for values in (rows[0].keys(), *(row.values() for row in rows))]
+    write_file(folder / "metrics.csv", "\n".join([*lines, ""]).encode())
 
 
 def draw_plot(folder, rows, corpus):
@@ -583,14 +577,14 @@ def draw_plot(folder, rows, corpus):
 
 def choose_device(cfg):
     """The torch.device of a run. Raises Halt for one that this machine lacks."""
-    if cfg.device == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+    name = cfg.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(1, device=cfg.device).cpu() is not None and torch.device(cfg.device)
+        torch.ones(1, device=name).cpu()
+        return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise Halt(f"--device {cfg.device}: not available here; try auto or cpu") from None
+        raise Halt(f"--device {name}: not available here; try auto or cpu") from None
 
 
 def uses_bfloat16(cfg, device):
@@ -705,9 +699,8 @@ def train(cfg):
     print_header(cfg, model, corpus, folder, device)
     model.train()
     spent, saved_at = progress.spent(cfg), progress.seconds
-    bar = tqdm(
-        total=100, initial=100 * spent, disable=None, bar_format="{percentage:3.0f}%|{bar}| {postfix} {remaining} left"
-    )
+    look = "{percentage:3.0f}%|{bar}| {postfix}, {remaining} left"
+    bar = tqdm(total=100, initial=100 * spent, disable=None, bar_format=look)
     with StopSignals() as signals, bar:
         while spent < 1 and not signals.received:
             began = time.perf_counter()

@@ -12,7 +12,6 @@ Run: python v3_alibi.py [train|sample|eval] [--context N] [--help]
 """
 
 import argparse
-import csv
 import hashlib
 import io
 import json
@@ -324,7 +323,7 @@ class LanguageModel(nn.Module):
 def schedule(spent, cfg):
     """Learning rate as a fraction of its peak when `spent` (0 to 1) of the budget is used: a ramp, then a cosine."""
     if spent < cfg.warmup:
-        return (spent + 1e-3) / (cfg.warmup + 1e-3)  # the first step must not be zero
+        return spent / cfg.warmup
     return cfg.lr_floor + (1 - cfg.lr_floor) * 0.5 * (1 + math.cos(math.pi * (spent - cfg.warmup) / (1 - cfg.warmup)))
 
 
@@ -380,9 +379,8 @@ def evaluate_context(model, tokens, tokenizer, block_size, context):
     """Score the last block_size tokens of every segment of REACH * block_size, each with `context` tokens to read.
 
     The scored tokens are the same for every context from block_size to REACH * block_size; only how far back the
-    window that ends with them begins differs. tokens (N + 1,) and the result are as in `evaluate`.
+    window that ends with them begins differs. tokens (N + 1,) and the result are as in `evaluate`. Raises Halt.
     """
-    was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     n, n_bytes, nats = 0, 0, 0.0
@@ -391,7 +389,8 @@ def evaluate_context(model, tokens, tokenizer, block_size, context):
         logits, _ = model(ids[None, :-1])
         nats += F.cross_entropy(logits[0, -block_size:], ids[-block_size:], reduction="sum").item()
         n, n_bytes = n + block_size, n_bytes + len(tokenizer.decode_bytes(ids[-block_size:].tolist()))
-    model.train(was_training)
+    if n == 0:
+        raise Halt(f"--context: the validation split has {len(tokens) - 1} tokens; {REACH * block_size} are needed")
     return summarize(nats, n, n_bytes)
 
 
@@ -516,15 +515,13 @@ def claim_folder(cfg):
         for name in ("best.pt", "checkpoint.pt"):
             (folder / name).unlink(missing_ok=True)
         return folder
-    number = max((int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdigit()), default=0)
-    while True:
-        number += 1
-        folder = Path("runs", VERSION, str(number))
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:  # another training took it at the same moment
-            continue
+    numbers = [int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdigit()]
+    folder = Path("runs", VERSION, str(max(numbers, default=0) + 1))
+    try:
+        folder.mkdir(parents=True)
+        return folder
+    except FileExistsError:  # another training took it at the same moment
+        return claim_folder(cfg)
 
 
 def read_config(folder):
@@ -592,11 +589,8 @@ def print_score(score, floor):
 
 def write_metrics(folder, rows):
     """metrics.csv, whole, from the rows that the checkpoint also holds: none can be lost, doubled or torn."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(folder / "metrics.csv", table.getvalue().encode())
+    lines = [",".join(map(str, values)) for values in (rows[0].keys(), *(row.values() for row in rows))]
+    write_file(folder / "metrics.csv", "\n".join([*lines, ""]).encode())
 
 
 def draw_plot(folder, rows, corpus):
@@ -623,14 +617,14 @@ def draw_plot(folder, rows, corpus):
 
 def choose_device(cfg):
     """The torch.device of a run. Raises Halt for one that this machine lacks."""
-    if cfg.device == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+    name = cfg.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(1, device=cfg.device).cpu() is not None and torch.device(cfg.device)
+        torch.ones(1, device=name).cpu()
+        return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise Halt(f"--device {cfg.device}: not available here; try auto or cpu") from None
+        raise Halt(f"--device {name}: not available here; try auto or cpu") from None
 
 
 def uses_bfloat16(cfg, device):
@@ -745,9 +739,8 @@ def train(cfg):
     print_header(cfg, model, corpus, folder, device)
     model.train()
     spent, saved_at = progress.spent(cfg), progress.seconds
-    bar = tqdm(
-        total=100, initial=100 * spent, disable=None, bar_format="{percentage:3.0f}%|{bar}| {postfix} {remaining} left"
-    )
+    look = "{percentage:3.0f}%|{bar}| {postfix}, {remaining} left"
+    bar = tqdm(total=100, initial=100 * spent, disable=None, bar_format=look)
     with StopSignals() as signals, bar:
         while spent < 1 and not signals.received:
             began = time.perf_counter()
@@ -822,7 +815,7 @@ def run_command(command, given):
         print_score(evaluate(run.model, corpus.val, corpus.val_bytes, run.cfg.block_size), corpus.floor)
         if run.cfg.context:
             print(
-                f"the last {run.cfg.block_size} tokens of every {REACH} x {run.cfg.block_size}, reading {run.cfg.context}:"
+                f"the last {run.cfg.block_size} of every {run.cfg.block_size * REACH} tokens, {run.cfg.context} read:"
             )
             score = evaluate_context(run.model, corpus.val, run.tokenizer, run.cfg.block_size, run.cfg.context)
             print_score(score, None)

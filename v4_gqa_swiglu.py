@@ -14,7 +14,6 @@ Run: python v4_gqa_swiglu.py [train|sample|eval] [--context N] [--help]
 """
 
 import argparse
-import csv
 import hashlib
 import io
 import json
@@ -251,8 +250,8 @@ def rotation_angles(past, T, head_dim, base, device):
 
 
 def rotate(x, cos, sin):
-    """Turn each plane (x[i], x[i + D/2]) of x (B, H, T, D) by its angle (eq. 34, half-split layout), in float32."""
-    a, b = x.float().chunk(2, dim=-1)  # (B, H, T, D/2)
+    """Turn each plane (x[i], x[i + D/2]) of x (B, H, T, D) by its angle (equation 34, half-split layout)."""
+    a, b = x.chunk(2, dim=-1)  # (B, H, T, D/2)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).type_as(x)  # (B, H, T, D)
 
 
@@ -260,14 +259,14 @@ def rotate(x, cos, sin):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension, in float32 (arXiv:1910.07467, equation 4)."""
+    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension (arXiv:1910.07467, equation 4)."""
 
     def __init__(self, width, eps=1e-5):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x):
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
 
 
 class CausalSelfAttention(nn.Module):
@@ -276,7 +275,6 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = cfg.n_head, cfg.n_kv_head, cfg.n_embd // cfg.n_head
-        self.scale = self.head_dim**-0.5  # of the scores
         self.q_proj = nn.Linear(cfg.n_embd, cfg.n_head * self.head_dim, bias=False)
         self.k_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * self.head_dim, bias=False)
         self.v_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * self.head_dim, bias=False)
@@ -295,14 +293,14 @@ class CausalSelfAttention(nn.Module):
         return self.out_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
 
     def attend(self, q, k, v, bias, is_causal):
-        """softmax(scale q k^T + bias) v, (B, H, T, D): fused on a GPU, written out where that is faster."""
+        """softmax(q k^T / sqrt(D) + bias) v, (B, H, T, D): fused on a GPU, written out where that is faster."""
         k = k.repeat_interleave(self.n_head // self.n_kv_head, dim=1)  # (B, H, past + T, D)
         v = v.repeat_interleave(self.n_head // self.n_kv_head, dim=1)  # (B, H, past + T, D)
         if q.is_cuda:
             p = self.dropout.p if self.training else 0.0  # the operator itself does not know about evaluation
             mask = None if is_causal else bias.to(q.dtype)  # its own causal mask would not know about the cache
-            return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=is_causal, scale=self.scale)
-        scores = (q * self.scale) @ k.transpose(-2, -1)  # (B, H, T, past + T)
+            return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=is_causal)
+        scores = (q / math.sqrt(self.head_dim)) @ k.transpose(-2, -1)  # (B, H, T, past + T)
         weights = self.dropout((scores + bias.to(scores.dtype)).softmax(-1))  # (B, H, T, past + T)
         return weights @ v  # (B, H, T, D)
 
@@ -357,10 +355,6 @@ class LanguageModel(nn.Module):
                 scale = (2 * cfg.n_layer) ** -0.5 if name.endswith(("out_proj.weight", "down_proj.weight")) else 1.0
                 nn.init.normal_(p, std=0.02 * scale)
 
-    def new_cache(self):
-        """One empty KVCache per block."""
-        return [KVCache() for _ in self.blocks]
-
     def forward(self, idx, targets=None, cache=None):
         """Logits (B, T, V) after each token of idx (B, T); with targets (B, T) also their mean loss in nats/token.
 
@@ -379,30 +373,13 @@ class LanguageModel(nn.Module):
         return logits, loss
 
 
-# --- cache
-
-
-class KVCache:
-    """Keys and values, (B, K, past, D), of the positions that one block has seen."""
-
-    def __init__(self):
-        self.length, self.k, self.v = 0, None, None
-
-    def extend(self, k, v):
-        """Append those of new positions, (B, K, T, D); returns all, (B, K, past + T, D)."""
-        if self.length:
-            k, v = torch.cat((self.k, k), dim=2), torch.cat((self.v, v), dim=2)
-        self.length, self.k, self.v = k.size(2), k, v
-        return k, v
-
-
 # -------------------------------------------------------------------------------------------------------- 4 OPTIMIZER
 
 
 def schedule(spent, cfg):
     """Learning rate as a fraction of its peak when `spent` (0 to 1) of the budget is used: a ramp, then a cosine."""
     if spent < cfg.warmup:
-        return (spent + 1e-3) / (cfg.warmup + 1e-3)  # the first step must not be zero
+        return spent / cfg.warmup
     return cfg.lr_floor + (1 - cfg.lr_floor) * 0.5 * (1 + math.cos(math.pi * (spent - cfg.warmup) / (1 - cfg.warmup)))
 
 
@@ -436,17 +413,17 @@ def make_optimizer(model, cfg):
     With `--optimizer muon` the blocks' matrices go to Muon instead (Jordan et al. 2024; arXiv:2502.16982): their
     momentum is orthogonalized, so that an update moves all directions of a matrix alike.
     """
-    blocks = {p for p in model.blocks.parameters() if p.dim() >= 2} if cfg.optimizer == "muon" else set()
-    matrices = [p for p in model.parameters() if p.dim() >= 2 and p not in blocks]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    matrices = [m.weight for m in model.blocks.modules() if isinstance(m, nn.Linear) and cfg.optimizer == "muon"]
+    rest = [p for p in model.parameters() if not any(p is q for q in matrices)]
+    decayed, others = [p for p in rest if p.dim() >= 2], [p for p in rest if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group | {"lr": cfg.learning_rate, "peak_lr": cfg.learning_rate} for group in groups]
-    adamw = torch.optim.AdamW(groups, betas=(cfg.beta1, cfg.beta2), fused=True)
-    if not blocks:
-        return adamw
+    optimizer = torch.optim.AdamW(groups, betas=(cfg.beta1, cfg.beta2), fused=True)
     lr = cfg.matrix_learning_rate
-    groups = [{"params": [p for p in model.parameters() if p in blocks], "lr": lr, "peak_lr": lr}]
-    return Optimizers(adamw, torch.optim.Muon(groups, weight_decay=cfg.weight_decay))
+    group = {"params": matrices, "lr": lr, "peak_lr": lr}
+    if cfg.optimizer == "muon":
+        optimizer = Optimizers(optimizer, torch.optim.Muon([group], weight_decay=cfg.weight_decay))
+    return optimizer
 
 
 # ------------------------------------------------------------------------------------------------------- 5 EVALUATION
@@ -492,9 +469,8 @@ def evaluate_context(model, tokens, tokenizer, block_size, context):
     """Score the last block_size tokens of every segment of REACH * block_size, each with `context` tokens to read.
 
     The scored tokens are the same for every context from block_size to REACH * block_size; only how far back the
-    window that ends with them begins differs. tokens (N + 1,) and the result are as in `evaluate`.
+    window that ends with them begins differs. tokens (N + 1,) and the result are as in `evaluate`. Raises Halt.
     """
-    was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     n, n_bytes, nats = 0, 0, 0.0
@@ -503,7 +479,8 @@ def evaluate_context(model, tokens, tokenizer, block_size, context):
         logits, _ = model(ids[None, :-1])
         nats += F.cross_entropy(logits[0, -block_size:], ids[-block_size:], reduction="sum").item()
         n, n_bytes = n + block_size, n_bytes + len(tokenizer.decode_bytes(ids[-block_size:].tolist()))
-    model.train(was_training)
+    if n == 0:
+        raise Halt(f"--context: the validation split has {len(tokens) - 1} tokens; {REACH * block_size} are needed")
     return summarize(nats, n, n_bytes)
 
 
@@ -525,6 +502,25 @@ def pick_next(logits, temperature, top_k, top_p, generator):
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
+class KVCache:
+    """Keys and values, (B, K, past, D), of the positions that one block has seen."""
+
+    def __init__(self):
+        self.length, self.k, self.v = 0, None, None
+
+    def extend(self, k, v):
+        """Append those of new positions, (B, K, T, D); returns all, (B, K, past + T, D)."""
+        if self.length:
+            k, v = torch.cat((self.k, k), dim=2), torch.cat((self.v, v), dim=2)
+        self.length, self.k, self.v = k.size(2), k, v
+        return k, v
+
+
+def new_cache(model):
+    """One empty KVCache per block."""
+    return [KVCache() for _ in model.blocks]
+
+
 @torch.inference_mode()
 def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, seed=0, cached=True):
     """Continue idx (B, T) by n tokens; yields the ids (B,) of each step as soon as they are drawn.
@@ -534,10 +530,10 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device draws alike
-    window, cache = idx[:, -block_size:], model.new_cache()
+    window, cache = idx[:, -block_size:], new_cache(model)
     for _ in range(n):
         if window.size(1) > block_size:
-            window, cache = window[:, -max(1, block_size // 2) :], model.new_cache()
+            window, cache = window[:, -max(1, block_size // 2) :], new_cache(model)
         logits, _ = model(window[:, cache[0].length :], cache=cache) if cached else model(window)
         next_ids = pick_next(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
         yield next_ids
@@ -629,15 +625,13 @@ def claim_folder(cfg):
         for name in ("best.pt", "checkpoint.pt"):
             (folder / name).unlink(missing_ok=True)
         return folder
-    number = max((int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdigit()), default=0)
-    while True:
-        number += 1
-        folder = Path("runs", VERSION, str(number))
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:  # another training took it at the same moment
-            continue
+    numbers = [int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdigit()]
+    folder = Path("runs", VERSION, str(max(numbers, default=0) + 1))
+    try:
+        folder.mkdir(parents=True)
+        return folder
+    except FileExistsError:  # another training took it at the same moment
+        return claim_folder(cfg)
 
 
 def read_config(folder):
@@ -705,11 +699,8 @@ def print_score(score, floor):
 
 def write_metrics(folder, rows):
     """metrics.csv, whole, from the rows that the checkpoint also holds: none can be lost, doubled or torn."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(folder / "metrics.csv", table.getvalue().encode())
+    lines = [",".join(map(str, values)) for values in (rows[0].keys(), *(row.values() for row in rows))]
+    write_file(folder / "metrics.csv", "\n".join([*lines, ""]).encode())
 
 
 def draw_plot(folder, rows, corpus):
@@ -736,14 +727,14 @@ def draw_plot(folder, rows, corpus):
 
 def choose_device(cfg):
     """The torch.device of a run. Raises Halt for one that this machine lacks."""
-    if cfg.device == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+    name = cfg.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(1, device=cfg.device).cpu() is not None and torch.device(cfg.device)
+        torch.ones(1, device=name).cpu()
+        return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise Halt(f"--device {cfg.device}: not available here; try auto or cpu") from None
+        raise Halt(f"--device {name}: not available here; try auto or cpu") from None
 
 
 def uses_bfloat16(cfg, device):
@@ -860,9 +851,8 @@ def train(cfg):
     if cfg.compile:
         model.compile()
     spent, saved_at = progress.spent(cfg), progress.seconds
-    bar = tqdm(
-        total=100, initial=100 * spent, disable=None, bar_format="{percentage:3.0f}%|{bar}| {postfix} {remaining} left"
-    )
+    look = "{percentage:3.0f}%|{bar}| {postfix}, {remaining} left"
+    bar = tqdm(total=100, initial=100 * spent, disable=None, bar_format=look)
     with StopSignals() as signals, bar:
         while spent < 1 and not signals.received:
             began = time.perf_counter()
@@ -941,7 +931,7 @@ def run_command(command, given):
         print_score(evaluate(run.model, corpus.val, corpus.val_bytes, run.cfg.block_size), corpus.floor)
         if run.cfg.context:
             print(
-                f"the last {run.cfg.block_size} tokens of every {REACH} x {run.cfg.block_size}, reading {run.cfg.context}:"
+                f"the last {run.cfg.block_size} of every {run.cfg.block_size * REACH} tokens, {run.cfg.context} read:"
             )
             score = evaluate_context(run.model, corpus.val, run.tokenizer, run.cfg.block_size, run.cfg.context)
             print_score(score, None)

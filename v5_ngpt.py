@@ -13,7 +13,6 @@ Run: python v5_ngpt.py [train|sample|eval] [--context N] [--help]
 """
 
 import argparse
-import csv
 import hashlib
 import io
 import json
@@ -251,8 +250,8 @@ def rotation_angles(past, T, head_dim, base, device):
 
 
 def rotate(x, cos, sin):
-    """Turn each plane (x[i], x[i + D/2]) of x (B, H, T, D) by its angle (eq. 34, half-split layout), in float32."""
-    a, b = x.float().chunk(2, dim=-1)  # (B, H, T, D/2)
+    """Turn each plane (x[i], x[i + D/2]) of x (B, H, T, D) by its angle (equation 34, half-split layout)."""
+    a, b = x.chunk(2, dim=-1)  # (B, H, T, D/2)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).type_as(x)  # (B, H, T, D)
 
 
@@ -260,8 +259,8 @@ def rotate(x, cos, sin):
 
 
 def normalize(x, dim=-1):
-    """x / |x| along one dimension, in float32: a point on the unit sphere."""
-    return F.normalize(x.float(), dim=dim)
+    """x / |x| along one dimension: a point on the unit sphere. At least in float32, bfloat16 being too coarse."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=dim)
 
 
 class Scale(nn.Module):
@@ -288,7 +287,6 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = cfg.n_head, cfg.n_kv_head, cfg.n_embd // cfg.n_head
-        self.scale = self.head_dim**0.5  # of the scores: products of unit vectors are small (section 2.3.2)
         self.q_proj = nn.Linear(cfg.n_embd, cfg.n_head * self.head_dim, bias=False)
         self.k_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * self.head_dim, bias=False)
         self.v_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * self.head_dim, bias=False)
@@ -301,25 +299,23 @@ class CausalSelfAttention(nn.Module):
         q = self.q_proj(x).view(B, T, self.n_head, self.head_dim).transpose(1, 2)  # (B, H, T, D)
         k = self.k_proj(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)  # (B, K, T, D)
         v = self.v_proj(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)  # (B, K, T, D)
-        s_qk = self.s_qk()[:, None]  # (K, 1, D)
-        q = normalize(rotate(q, cos, sin)) * s_qk.repeat_interleave(
-            self.n_head // self.n_kv_head, dim=0
-        )  # (B, H, T, D)
-        k = normalize(rotate(k, cos, sin)) * s_qk  # (B, K, T, D)
+        s_k = self.s_qk()[:, None]  # (K, 1, D)
+        s_q = s_k.repeat_interleave(self.n_head // self.n_kv_head, dim=0)  # (H, 1, D)
+        q, k = normalize(rotate(q, cos, sin)) * s_q, normalize(rotate(k, cos, sin)) * s_k
         if cache is not None:
             k, v = cache.extend(k, v)
         y = self.attend(q, k, v, bias, is_causal=cache is None)  # (B, H, T, D)
         return self.out_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
 
     def attend(self, q, k, v, bias, is_causal):
-        """softmax(scale q k^T + bias) v, (B, H, T, D): fused on a GPU, written out where that is faster."""
+        """softmax(q k^T sqrt(D) + bias) v, (B, H, T, D): fused on a GPU, written out where that is faster."""
         k = k.repeat_interleave(self.n_head // self.n_kv_head, dim=1)  # (B, H, past + T, D)
         v = v.repeat_interleave(self.n_head // self.n_kv_head, dim=1)  # (B, H, past + T, D)
         if q.is_cuda:
             p = self.dropout.p if self.training else 0.0  # the operator itself does not know about evaluation
             mask = None if is_causal else bias.to(q.dtype)  # its own causal mask would not know about the cache
-            return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=is_causal, scale=self.scale)
-        scores = (q * self.scale) @ k.transpose(-2, -1)  # (B, H, T, past + T)
+            return F.scaled_dot_product_attention(q, k, v, mask, p, is_causal, scale=math.sqrt(self.head_dim))
+        scores = (q * math.sqrt(self.head_dim)) @ k.transpose(-2, -1)  # (B, H, T, past + T)
         weights = self.dropout((scores + bias.to(scores.dtype)).softmax(-1))  # (B, H, T, past + T)
         return weights @ v  # (B, H, T, D)
 
@@ -368,10 +364,7 @@ class LanguageModel(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
         self.head = nn.Linear(cfg.n_embd, vocab_size, bias=False)
         self.s_z = Scale((vocab_size,), 1.0, cfg.n_embd**-0.5)
-        for p in self.parameters():
-            if p.dim() >= 2 and not p.eq(p.flatten()[0]).all():  # all but the scales
-                nn.init.normal_(p)
-        self.normalize_matrices()
+        self.normalize_matrices()  # of the weights that torch draws, only the directions remain
 
     @torch.no_grad()
     def normalize_matrices(self):
@@ -383,10 +376,6 @@ class LanguageModel(nn.Module):
             if isinstance(module, nn.Linear | nn.Embedding):
                 writes = name.endswith(("out_proj", "down_proj"))
                 module.weight.copy_(normalize(module.weight, dim=0 if writes else 1))
-
-    def new_cache(self):
-        """One empty KVCache per block."""
-        return [KVCache() for _ in self.blocks]
 
     def forward(self, idx, targets=None, cache=None):
         """Logits (B, T, V) after each token of idx (B, T); with targets (B, T) also their mean loss in nats/token.
@@ -404,23 +393,6 @@ class LanguageModel(nn.Module):
         if targets is not None:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
         return logits, loss
-
-
-# --- cache
-
-
-class KVCache:
-    """Keys and values, (B, K, past, D), of the positions that one block has seen."""
-
-    def __init__(self):
-        self.length, self.k, self.v = 0, None, None
-
-    def extend(self, k, v):
-        """Append those of new positions, (B, K, T, D); returns all, (B, K, past + T, D)."""
-        if self.length:
-            k, v = torch.cat((self.k, k), dim=2), torch.cat((self.v, v), dim=2)
-        self.length, self.k, self.v = k.size(2), k, v
-        return k, v
 
 
 # -------------------------------------------------------------------------------------------------------- 4 OPTIMIZER
@@ -507,7 +479,7 @@ def make_optimizer(model, cfg):
     """
     matrices = [m.weight for m in model.blocks.modules() if isinstance(m, nn.Linear) and cfg.optimizer != "adamw"]
     rest = [p for p in model.parameters() if not any(p is q for q in matrices)]
-    group = {"params": rest, "lr": cfg.learning_rate, "peak_lr": cfg.learning_rate, "weight_decay": 0.0}
+    group = {"params": rest, "weight_decay": 0.0, "lr": cfg.learning_rate, "peak_lr": cfg.learning_rate}
     optimizer = torch.optim.AdamW([group], betas=(cfg.beta1, cfg.beta2), fused=True)
     lr = cfg.matrix_learning_rate
     group = {"params": matrices, "lr": lr, "peak_lr": lr}
@@ -562,9 +534,8 @@ def evaluate_context(model, tokens, tokenizer, block_size, context):
     """Score the last block_size tokens of every segment of REACH * block_size, each with `context` tokens to read.
 
     The scored tokens are the same for every context from block_size to REACH * block_size; only how far back the
-    window that ends with them begins differs. tokens (N + 1,) and the result are as in `evaluate`.
+    window that ends with them begins differs. tokens (N + 1,) and the result are as in `evaluate`. Raises Halt.
     """
-    was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     n, n_bytes, nats = 0, 0, 0.0
@@ -573,7 +544,8 @@ def evaluate_context(model, tokens, tokenizer, block_size, context):
         logits, _ = model(ids[None, :-1])
         nats += F.cross_entropy(logits[0, -block_size:], ids[-block_size:], reduction="sum").item()
         n, n_bytes = n + block_size, n_bytes + len(tokenizer.decode_bytes(ids[-block_size:].tolist()))
-    model.train(was_training)
+    if n == 0:
+        raise Halt(f"--context: the validation split has {len(tokens) - 1} tokens; {REACH * block_size} are needed")
     return summarize(nats, n, n_bytes)
 
 
@@ -595,6 +567,25 @@ def pick_next(logits, temperature, top_k, top_p, generator):
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
+class KVCache:
+    """Keys and values, (B, K, past, D), of the positions that one block has seen."""
+
+    def __init__(self):
+        self.length, self.k, self.v = 0, None, None
+
+    def extend(self, k, v):
+        """Append those of new positions, (B, K, T, D); returns all, (B, K, past + T, D)."""
+        if self.length:
+            k, v = torch.cat((self.k, k), dim=2), torch.cat((self.v, v), dim=2)
+        self.length, self.k, self.v = k.size(2), k, v
+        return k, v
+
+
+def new_cache(model):
+    """One empty KVCache per block."""
+    return [KVCache() for _ in model.blocks]
+
+
 @torch.inference_mode()
 def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, seed=0, cached=True):
     """Continue idx (B, T) by n tokens; yields the ids (B,) of each step as soon as they are drawn.
@@ -604,10 +595,10 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device draws alike
-    window, cache = idx[:, -block_size:], model.new_cache()
+    window, cache = idx[:, -block_size:], new_cache(model)
     for _ in range(n):
         if window.size(1) > block_size:
-            window, cache = window[:, -max(1, block_size // 2) :], model.new_cache()
+            window, cache = window[:, -max(1, block_size // 2) :], new_cache(model)
         logits, _ = model(window[:, cache[0].length :], cache=cache) if cached else model(window)
         next_ids = pick_next(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
         yield next_ids
@@ -699,15 +690,13 @@ def claim_folder(cfg):
         for name in ("best.pt", "checkpoint.pt"):
             (folder / name).unlink(missing_ok=True)
         return folder
-    number = max((int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdigit()), default=0)
-    while True:
-        number += 1
-        folder = Path("runs", VERSION, str(number))
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:  # another training took it at the same moment
-            continue
+    numbers = [int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdigit()]
+    folder = Path("runs", VERSION, str(max(numbers, default=0) + 1))
+    try:
+        folder.mkdir(parents=True)
+        return folder
+    except FileExistsError:  # another training took it at the same moment
+        return claim_folder(cfg)
 
 
 def read_config(folder):
@@ -775,11 +764,8 @@ def print_score(score, floor):
 
 def write_metrics(folder, rows):
     """metrics.csv, whole, from the rows that the checkpoint also holds: none can be lost, doubled or torn."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(folder / "metrics.csv", table.getvalue().encode())
+    lines = [",".join(map(str, values)) for values in (rows[0].keys(), *(row.values() for row in rows))]
+    write_file(folder / "metrics.csv", "\n".join([*lines, ""]).encode())
 
 
 def draw_plot(folder, rows, corpus):
@@ -806,14 +792,14 @@ def draw_plot(folder, rows, corpus):
 
 def choose_device(cfg):
     """The torch.device of a run. Raises Halt for one that this machine lacks."""
-    if cfg.device == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+    name = cfg.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(1, device=cfg.device).cpu() is not None and torch.device(cfg.device)
+        torch.ones(1, device=name).cpu()
+        return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise Halt(f"--device {cfg.device}: not available here; try auto or cpu") from None
+        raise Halt(f"--device {name}: not available here; try auto or cpu") from None
 
 
 def uses_bfloat16(cfg, device):
@@ -930,9 +916,8 @@ def train(cfg):
     if cfg.compile:
         model.compile()
     spent, saved_at = progress.spent(cfg), progress.seconds
-    bar = tqdm(
-        total=100, initial=100 * spent, disable=None, bar_format="{percentage:3.0f}%|{bar}| {postfix} {remaining} left"
-    )
+    look = "{percentage:3.0f}%|{bar}| {postfix}, {remaining} left"
+    bar = tqdm(total=100, initial=100 * spent, disable=None, bar_format=look)
     with StopSignals() as signals, bar:
         while spent < 1 and not signals.received:
             began = time.perf_counter()
@@ -1011,7 +996,7 @@ def run_command(command, given):
         print_score(evaluate(run.model, corpus.val, corpus.val_bytes, run.cfg.block_size), corpus.floor)
         if run.cfg.context:
             print(
-                f"the last {run.cfg.block_size} tokens of every {REACH} x {run.cfg.block_size}, reading {run.cfg.context}:"
+                f"the last {run.cfg.block_size} of every {run.cfg.block_size * REACH} tokens, {run.cfg.context} read:"
             )
             score = evaluate_context(run.model, corpus.val, run.tokenizer, run.cfg.block_size, run.cfg.context)
             print_score(score, None)

@@ -46,12 +46,12 @@ import re
 import sys
 import tempfile
 from bisect import bisect_right
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 SEED = 1
-STORIES = 1200
+STORIES = 1010
 TRAIN_FRACTION = (9, 10)  # as integers, so that the border is exact
 WINDOWS = (64, 128, 256, 512, 1024, 2048)
 SEPARATOR = "\n\n* * *\n\n"
@@ -87,10 +87,11 @@ class Recall(NamedTuple):
     bits: float
 
 
+@lru_cache(maxsize=100_000)
 def prefix_clash(literals):
     """Two texts of which one begins the other (or equals it), or None; neighbours in sorted order suffice."""
     ordered = sorted(literals)
-    pairs = zip(ordered, ordered[1:])
+    pairs = zip(ordered, ordered[1:], strict=False)
     return next(((short, long) for short, long in pairs if long.startswith(short)), None)
 
 
@@ -107,7 +108,7 @@ class Choice:
             total += weight
             self.cumulative.append(total)
         self.bits = [math.log2(total / weight) for weight in weights]
-        self.entropy = math.fsum(w / total * b for w, b in zip(weights, self.bits))
+        self.entropy = math.fsum(w / total * b for w, b in zip(weights, self.bits, strict=True))
 
     def draw(self, uniform):
         """Index of the alternative that a uniform number from [0, 1) selects."""
@@ -193,12 +194,12 @@ class Reader(Pen):
 # English: articles, plurals, capitals, numbers
 
 IRREGULAR = {
-    "goose": "geese", "mouse": "mice", "dormouse": "dormice", "ox": "oxen", "loaf": "loaves", "knife": "knives",
-    "penknife": "penknives", "salmon": "salmon", "lynx": "lynxes", "potato": "potatoes", "tomato": "tomatoes",
-    "fisherman's cousin": "fishermen's cousins", "radio": "radios",
+    "goose": "geese", "mouse": "mice", "dormouse": "dormice", "ox": "oxen",
+    "penknife": "penknives", "potato": "potatoes", "tomato": "tomatoes",
+    "fisherman's cousin": "fishermen's cousins",
 }  # fmt: skip
-ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-    seventeen eighteen nineteen""".split()
+ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen""".split()
 TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
 ORDINALS = "first second third fourth fifth sixth seventh".split()
 
@@ -230,7 +231,7 @@ def plural(noun):
 
 def with_article(noun):
     """The noun after "a" or "an"."""
-    vowel = re.match(r"[aeiouéàâ]|hono|hour|heir", noun, re.IGNORECASE)
+    vowel = re.match(r"[aeiouéàâ]|honest|hour|heir", noun, re.IGNORECASE)
     return ("an " if vowel and not re.match(r"one|uni|use|eu", noun) else "a ") + noun
 
 
@@ -249,6 +250,7 @@ FORMS = {  # how a slot such as [a:animal] or {^:thing} writes its word
     "a": with_article,
     "A": lambda noun: capital(with_article(noun)),
     "s": plural,
+    "plain s": plural,
     "S": lambda noun: capital(plural(noun)),
     "^": capital,
     "T": lambda noun: " ".join(capital(word) for word in noun.split(" ")),
@@ -285,10 +287,10 @@ class Either(NamedTuple):
     options: tuple
 
 
-TOKEN = re.compile(r"\{([^{}]*)\}|\[([^\[\]]*)\]|\(((?:[^()])*)\)")
+TOKEN = re.compile(r"\{([^{}]*)\}|\[([^\[\]]*)\]|\(([^()]*)\)")
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse_template(template):
     """The template as a tuple of Fixed, Remembered, Drawn and Either."""
     nodes = []
@@ -312,6 +314,12 @@ def parse_template(template):
     return tuple(nodes)
 
 
+@cache
+def as_nodes(form, word, after=""):
+    """A word in one of its FORMS as a template of its own."""
+    return (Fixed(FORMS[form](word) + after),)
+
+
 def read_words(text):
     return [" ".join(word.split()) for word in text.split(",")]
 
@@ -323,110 +331,165 @@ def read_grammar(text):
         if line.startswith("@"):
             group = groups.setdefault(line[1:], [])
         elif line.startswith(" "):
-            group[-1] += " " + line.strip()
+            group[-1] += line.strip() if group[-1].endswith("|") else " " + line.strip()
         elif line:
             group.append(line)
     return groups
 
 
 # ----------------------------------------------------------------------------------------------------
-# The words. In each list the word of rank r has weight 1/r, so early words are common, late ones rare.
+# The words. Early words of a list are common, late ones rare (see FLATTEN).
 
 WOMEN = """Zoë, Marta, Inés, Agnes, Wilma, Noor, Chloé, Hedda, Ottilie, Brigid, Saoirse, Jolanda, Mireille,
 Tabitha, Edda, Renée, Paloma, Greta, Ximena, Dorothea, Aylin, Fenna, Yuki, Margit, Nkechi, Sölvi, Ursula,
 Philippa, Ludmila, Anaïs, Beatrix, Halima, Rosamund, Žofia, Constance, Eglantine"""
-MEN = """Søren, Tom, Łukasz, Barnaby, Idris, José, Emil, Casper, Björn, Fergus, Mateo, Wendell, Ignatius, Karim,
-Otto, Jürgen, Ambrose, Teodor, Håkon, Percival, Kofi, Rupert, Stanisław, Nils, Gaspard, Ezra, Cornelius, Dáithí,
-Hugo, Leopold, Matthias, Oswin, Valentin, Zachary, Quentin, Bartholomew"""
+MEN = """Søren, Tom, Łukasz, Barnaby, Idris, José, Emil, Casper, Björn, Fergus, Mateo, Wendell, Ignatius,
+Karim, Otto, Jürgen, Ambrose, Teodor, Håkon, Percival, Kofi, Rupert, Stanisław, Nils, Gaspard, Ezra, Cornelius,
+Dáithí, Hugo, Leopold, Matthias, Oswin, Valentin, Zachary, Quentin, Bartholomew"""
 
 WORDS = {
-    "place": """Mossley, Underhill, Pennywick, Little Yonder, Saltmarsh, Crumbleford, Appledore End, Nether Wallop
-        Nether Gallop, Owlbridge, Threewells, Dunmarrow, Fiddler's Reach, Oatham, Long Sorrel, Gooseholm, Bramblecote,
-        Kettlewick, Sankt Ulrik, Hollow Ash, Tumbledown, Wexcombe, Vinterby, Puddlestone, Marigold Cross, Eastwater,
-        Quillhaven, Ravensley, Thistledown, Ember Bay, Upper Snoring, Lanternmouth, Candlewick Bottom""",
-    "size": """small, sleepy, crooked, cheerful, damp, stubborn, forgotten, windy, tidy, muddled, whitewashed,
-        proud, higgledy-piggledy, respectable, drowsy, steep, peaceful, draughty, lopsided, hospitable""",
-    "trade": """baker, miller, tailor, fisherman's cousin, clockmaker, beekeeper, cobbler, gardener, postmaster,
-        blacksmith, ferry captain, schoolteacher, weaver, potter, lamplighter, carpenter, shepherd, cook, fiddler,
-        candlemaker, chimney sweep, piano tuner, hatter, glazier, librarian, goatherd, innkeeper, bookbinder,
-        apothecary, net mender, bell ringer, cheesemonger, roof thatcher, well digger, button maker, mapmaker,
-        umbrella mender, cartwright, barber, ropemaker, puppeteer, organ grinder""",
-    "animal": """cat, goose, fox, hen, donkey, otter, crow, goat, hedgehog, owl, badger, duck, squirrel, hare, pig,
-        heron, mole, toad, magpie, mouse, dog, pony, rooster, beaver, weasel, robin, ox, turtle, swan, snail,
-        seagull, stork, ferret, peacock, raccoon, lynx, newt, jackdaw, pelican, stoat, dormouse, puffin, llama,
-        cuckoo, salamander, tortoise, partridge, bullfrog, ram, sparrow, turkey, vole""",
-    "pet_name": """Biscuit, Admiral, Pepper, Mister Plum, Duchess, Pickle, Thimble, Professor, Button, Old Nick,
-        Gravy, Tuppence, Waffles, Bishop, Sir Hop, Parsnip, Crumpet, Lady Mildred, Mustard, Sergeant, Dumpling,
-        Figaro, Cinders, Turnip, Noodle, Archduke, Smudge, Marzipan, Colonel, Ludo, Radish, Whiskey Jack""",
-    "thing": """kettle, lantern, spoon, umbrella, fiddle, clock, button, key, hat, ladder, bell, teapot, basket,
-        bucket, boot, drum, whistle, coat, compass, broom, mirror, thimble, wheelbarrow, trumpet, jug, candlestick,
-        map, saddle, scarf, feather, frying pan, pocket watch, rocking chair, telescope, hammer, fishing rod, penknife,
-        cushion, walking stick, accordion, tambourine, snuffbox, inkwell, birdcage, anchor, rolling pin, cuckoo clock,
-        sieve, lute, corkscrew, weathercock, butter churn, waistcoat, tea tray, padlock, magnifying glass, spinning top,
-        sundial, chamber pot, music box, nutcracker, hourglass, toasting fork, marble, kite, sledge, bagpipe,
-        paintbrush, doorknob, barometer, spade, dinner gong, thermometer, footstool, oar, abacus, egg whisk""",
-    "food": """pie, pancake, dumpling, plum tart, honey cake, cheese roll, turnip pasty, onion soufflé, apple fritter,
-        ginger biscuit, cherry strudel, potato waffle, pumpkin scone, almond bun, custard slice, rhubarb crumble,
-        leek quiche, poppy-seed roll, lemon éclair, mushroom omelette, raisin loaf, barley pudding, cinnamon twist,
-        treacle sponge, buckwheat crêpe, pickle sandwich, chestnut croquette, walnut torte, nettle flan, spinach knish,
-        gooseberry trifle, cabbage parcel, trout pâté, beetroot blini, marmalade muffin, rosemary cracker""",
-    "fruit": """plum, apple, pear, cherry, fig, walnut, peach, chestnut, egg, carrot, quince, radish, apricot, onion,
-        turnip, hazelnut, lemon, potato, mushroom, tomato, gooseberry, medlar, cucumber, strawberry, parsnip, olive,
-        melon, leek, mulberry, beetroot""",
-    "colour": """red, blue, green, yellow, grey, brown, white, black, orange, purple, pink, silver, golden, crimson,
-        copper, ivory, scarlet, turquoise, violet, mustard-coloured, emerald, rust-red, sky-blue, lavender, tawny,
-        indigo, amber, speckled, striped, chequered""",
-    "look": """dented, old, shiny, tiny, crooked, heavy, elegant, chipped, enormous, plain, wobbly, ornate, squeaky,
-        battered, delicate, lopsided, rusty, well-mended, hand-carved, faintly sticky, noble, patched, unreasonable,
-        worm-eaten, second-hand, freshly polished, ancient, dainty, foreign, mysterious, ridiculous, sturdy""",
-    "mood": """cheerful, careful, stubborn, shy, proud, patient, gloomy, curious, honest, grumpy, gentle, thrifty,
-        forgetful, hopeful, brave, absent-minded, polite, naïve, talkative, sensible, blasé, dreamy, clumsy, generous,
-        anxious, solemn, fussy, sleepy, practical, quarrelsome, merry, superstitious, modest, nosy, unhurried,
-        optimistic, bashful, punctual, sceptical, melancholy, tender-hearted, argumentative""",
-    "how": """gravely, kindly, at once, slowly, softly, crossly, with a smile, proudly, through the keyhole, politely,
-        with a sigh, cheerfully, after a pause, darkly, without looking up, in a small voice, sternly, hopefully,
-        for the third time, with a mouth full of bread, sweetly, from under the table, with great dignity, hoarsely,
-        rather too loudly, like a judge, into a handkerchief, dreamily, with a hiccup, sideways""",
-    "said": "said, replied, answered, whispered, murmured, declared, announced, sighed, grunted, remarked, admitted",
-    "kin": """grandmother, uncle, aunt, grandfather, mother, father, godmother, brother, sister, great-aunt, cousin,
-        stepfather, godfather, nephew, old nurse, great-great-uncle, favourite aunt, twin, second cousin""",
+    "size": """small, sleepy, crooked, cheerful, damp, stubborn, forgotten, windy, tidy, muddled,
+        whitewashed, proud, higgledy-piggledy, respectable, drowsy, steep, peaceful, draughty, lopsided,
+        hospitable""",
+    "trade": """baker, miller, tailor, fisherman's cousin, clockmaker, beekeeper, cobbler, gardener,
+        postmaster, blacksmith, ferry captain, schoolteacher, weaver, potter, lamplighter, carpenter,
+        shepherd, cook, fiddler, candlemaker, chimney sweep, piano tuner, hatter, glazier, librarian,
+        goatherd, innkeeper, bookbinder, apothecary, net mender, bell ringer, cheesemonger, roof thatcher,
+        well digger, button maker, mapmaker, umbrella mender, cartwright, barber, ropemaker, puppeteer,
+        organ grinder""",
+    "animal": """cat, goose, fox, hen, donkey, otter, crow, goat, hedgehog, owl, badger, duck, squirrel,
+        hare, pig, heron, mole, toad, magpie, mouse, dog, pony, rooster, beaver, weasel, robin, ox,
+        turtle, swan, snail, seagull, stork, ferret, peacock, raccoon, lynx, newt, jackdaw, pelican,
+        stoat, dormouse, puffin, llama, cuckoo, salamander, tortoise, partridge, bullfrog, ram, sparrow,
+        turkey, vole""",
+    "thing": """kettle, lantern, spoon, umbrella, fiddle, clock, button, key, hat, ladder, bell, teapot,
+        basket, bucket, boot, drum, whistle, coat, compass, broom, mirror, thimble, wheelbarrow, trumpet,
+        jug, candlestick, map, saddle, scarf, feather, frying pan, pocket watch, rocking chair, telescope,
+        hammer, fishing rod, penknife, cushion, walking stick, accordion, tambourine, snuffbox, inkwell,
+        birdcage, anchor, rolling pin, cuckoo clock, sieve, lute, corkscrew, weathercock, butter churn,
+        waistcoat, tea tray, padlock, magnifying glass, spinning top, sundial, chamber pot, music box,
+        nutcracker, hourglass, toasting fork, marble, kite, sledge, bagpipe, paintbrush, doorknob,
+        barometer, spade, dinner gong, thermometer, footstool, oar, abacus, egg whisk""",
+    "food": """pie, pancake, dumpling, plum tart, honey cake, cheese roll, turnip pasty, onion soufflé,
+        apple fritter, ginger biscuit, cherry strudel, potato waffle, pumpkin scone, almond bun, custard
+        slice, rhubarb crumble, leek quiche, poppy-seed roll, lemon éclair, mushroom omelette, raisin
+        loaf, barley pudding, cinnamon twist, treacle sponge, buckwheat crêpe, pickle sandwich, chestnut
+        croquette, walnut torte, nettle flan, spinach knish, gooseberry trifle, cabbage parcel, trout
+        pâté, beetroot blini, marmalade muffin, rosemary cracker""",
+    "fruit": """plum, apple, pear, cherry, fig, walnut, peach, chestnut, egg, carrot, quince, radish,
+        apricot, onion, turnip, hazelnut, lemon, potato, mushroom, tomato, gooseberry, medlar, cucumber,
+        strawberry, parsnip, olive, melon, leek, mulberry, beetroot""",
+    "colour": """red, blue, green, yellow, grey, brown, white, black, orange, purple, pink, silver,
+        golden, crimson, copper, ivory, scarlet, turquoise, violet, mustard-coloured, emerald, rust-red,
+        sky-blue, lavender, tawny, indigo, amber, speckled, striped, chequered""",
+    "look": """dented, old, shiny, tiny, crooked, heavy, elegant, chipped, enormous, plain, wobbly,
+        ornate, squeaky, battered, delicate, lopsided, rusty, well-mended, hand-carved, faintly sticky,
+        noble, patched, unreasonable, worm-eaten, second-hand, freshly polished, ancient, dainty, foreign,
+        mysterious, ridiculous, sturdy""",
+    "mood": """cheerful, careful, stubborn, shy, proud, patient, gloomy, curious, honest, grumpy, gentle,
+        thrifty, forgetful, hopeful, brave, absent-minded, polite, naïve, talkative, sensible, blasé,
+        dreamy, clumsy, generous, anxious, solemn, fussy, sleepy, practical, quarrelsome, merry,
+        superstitious, modest, nosy, unhurried, optimistic, bashful, punctual, sceptical, melancholy,
+        tender-hearted, argumentative""",
+    "kin": """grandmother, uncle, aunt, grandfather, mother, father, godmother, brother, sister,
+        great-aunt, cousin, stepfather, godfather, nephew, old nurse, great-great-uncle, favourite aunt,
+        twin, second cousin""",
     "weekday": "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday",
     "season": "spring, summer, autumn, winter",
-    "weather_spring": """soft rain, a wind that smelled of mud, a warm drizzle, a shy sun, a rainbow nobody had ordered,
-        mist on the puddles, a shower every hour, a breeze full of blossom, fine weather for frogs""",
-    "weather_summer": """a heat like an oven, a blazing sun, not one cloud, thunder far off, dust on every leaf,
-        a sky like a blue plate, a lazy breeze, wasps in everything, an evening that would not end""",
-    "weather_autumn": """fog up to the windowsills, a wind full of leaves, a thin cold rain, smoke in the air,
-        a low yellow sun, geese going over, a gale with opinions, drizzle and the smell of apples, early dusk""",
-    "weather_winter": """snow to the doorstep, a bitter frost, ice on the inside of the windows, hail like gravel,
-        a pale little sun, a wind with teeth, a sky the colour of slate, more snow, stars as sharp as pins""",
-    "hiding": """under the bed, behind the stove, in the flour bin, on top of the wardrobe, inside the piano, down the
-        well, beneath the stairs, in the hayloft, among the cabbages, up the chimney, behind the church, in the rain
-        barrel, under the bridge, at the bottom of the garden, in the neighbour's hedge, inside the grandfather clock,
-        between two mattresses, in the henhouse, beside the beehives, below the cellar steps, in the bread oven,
-        under a heap of laundry, in the rowing boat, behind the waterfall, in the bell tower, inside a barrel of
-        herring, within the hollow oak, in the woodshed, underneath the bandstand""",
-    "landmark": """old mill, stone bridge, village well, crossroads, harbour wall, church steps, crooked oak, café by
-        the pump, market hall, ferry landing, lighthouse, blacksmith's yard, ruined tower, schoolhouse, duck pond,
-        toll gate, cider press, bakehouse, watermill, town fountain, cemetery gate, lime kiln, apple orchard, post
-        office, tollkeeper's hut, standing stones, bandstand, boathouse, windmill, weighbridge""",
+    "weather_spring": """soft rain, a wind that smelled of mud, a warm drizzle, a shy sun, a rainbow
+        nobody had ordered, mist on the puddles, a shower every hour, a breeze full of blossom, fine
+        weather for frogs""",
+    "weather_summer": """a heat like an oven, a blazing sun, not one cloud, thunder far off, dust on every
+        leaf, a sky like a blue plate, a lazy breeze, wasps in everything, an evening that would not end""",
+    "weather_autumn": """fog up to the windowsills, a wind full of leaves, a thin cold rain, smoke in the
+        air, a low yellow sun, geese going over, a gale with opinions, drizzle and the smell of apples,
+        early dusk""",
+    "weather_winter": """snow to the doorstep, a bitter frost, ice on the inside of the windows, hail like
+        gravel, a pale little sun, a wind with teeth, a sky the colour of slate, more snow, stars as sharp
+        as pins""",
+    "landmark": """old mill, stone bridge, village well, crossroads, harbour wall, church steps, crooked
+        oak, café by the pump, market hall, ferry landing, lighthouse, blacksmith's yard, ruined tower,
+        schoolhouse, duck pond, toll gate, cider press, bakehouse, watermill, town fountain, cemetery
+        gate, lime kiln, apple orchard, post office, tollkeeper's hut, standing stones, bandstand,
+        boathouse, windmill, weighbridge""",
     "few": "two, three, four, five, six, seven, eight, nine",
-    "crowd": """the whole village, everybody, the children, the neighbours, the choir, the mayor's wife, three
-        aunts, the fire brigade, half the market, the dominoes club, a passing bishop, the geese on the green""",
-    "verb": """laughed, sighed, whistled, yawned, nodded, blinked, hummed, shrugged, bowed, sneezed, blushed, danced a
-        few steps, coughed, stared, frowned, winked, waited, sat down, grinned, clapped, shivered, said nothing,
-        counted to ten, scratched one ear, turned pink, looked at the ceiling, forgave everyone, stood on one leg""",
-    "beast_verb": """snored, sneezed, ate a shoelace, chased a leaf, watched the door, rolled in the dust, looked
-        innocent, pretended to be asleep, sat on the evidence, disagreed, bit the postman, yawned, stole a bun,
-        listened with both ears, walked in circles, hid from a butterfly, sulked, inspected the puddles, fell off a
-        wall, sang a little, blinked twice, growled at the moon, took the best chair, claimed the hearthrug""",
-    "habit": """talked to the kettle, whistled in two keys, counted stairs, never wore matching socks, collected string,
-        slept with the window open, knew every dog by name, sang in the bath, put salt in the tea, kept a diary of
-        clouds, walked backwards for luck, argued with the wind, saved the crusts for the ducks, read the
-        last page first, polished doorknobs, believed in second breakfasts, bowed to magpies, named each potato, wrote
-        long letters to the mayor, could not pass a puddle, forgot every birthday but one, wept at weddings""",
+    "crowd": """the whole village, everybody, the children, the neighbours, the choir, the mayor's wife,
+        three aunts, the fire brigade, half the market, the dominoes club, a passing bishop, the geese on
+        the green""",
     "noise": "Hrrm, Brrp, Ahem, Pfff, Mrow, Tock, Honk, Eek, Wuff, Blub, Oink, Kra, Meh, Tu-whit, Squonk",
-    "purse": "thirty, forty, fifty, thirty-five, forty-four, thirty-three, forty-two, thirty-nine, sixty, ninety",
+    "purse": """thirty, forty, fifty, thirty-five, forty-four, thirty-three, forty-two, thirty-nine,
+        sixty, ninety""",
+    "often": "often, always, at length, secretly, sometimes, once, openly, gladly, rarely, on principle",
+    "manner": """gravely, kindly, slowly, softly, crossly, proudly, politely, cheerfully, darkly, sternly,
+        hopefully, sweetly, hoarsely, dreamily, loudly, calmly, bitterly, bravely, shyly, thoughtfully,
+        grandly, wearily, briskly, nervously, solemnly, tenderly, sideways, mysteriously, gloomily,
+        happily, stiffly, gracefully, patiently, absently, firmly, modestly, breathlessly, drily, merrily,
+        stubbornly""",
+    "thing_word": """dented, old, shiny, tiny, crooked, heavy, red, blue, chipped, enormous, green,
+        wobbly, yellow, squeaky, battered, white, lopsided, rusty, grey, borrowed, sticky, brown, wooden,
+        patched, silver, worm-eaten, second-hand, polished, black, ancient, golden, dainty, foreign,
+        mysterious, broken, copper, ridiculous, sturdy, stolen, musical, mouldy, pink, portable, haunted,
+        folding, forgotten, moth-eaten, left-handed, upside-down, priceless, tin, dusty, striped,
+        brand-new, singed, slippery, sentimental, bottomless, oversized, nameless, porcelain, purple,
+        unpaid, well-travelled, waterproof, spotted, tasselled, knitted, velvet, home-made""",
+    "animal_word": """fat, sleepy, hungry, wet, three-legged, elderly, suspicious, white, lame, black,
+        proud, furious, one-eyed, lonely, spotted, very small, brown, clever, bald, jealous, runaway,
+        short-sighted, noisy, musical, travelling, retired, educated, lovesick, grey, shivering,
+        invisible, friendly, famous, disappointed, seasick, philosophical, nervous, barefoot,
+        well-dressed, ginger, left-handed, unmarried, stray, learned, muddy, shaggy, hoarse, homesick,
+        criminal, sunburnt, greedy, dignified, tame, wicked, bow-legged, plump, unemployed, tipsy,
+        orphaned, moulting, feverish, bearded, polite, silent, thirsty, absent-minded""",
+    "trade_word": """cheerful, careful, retired, stubborn, shy, young, tall, proud, tired, jolly, gloomy,
+        curious, honest, barefoot, grumpy, gentle, short-sighted, thrifty, forgetful, left-handed,
+        hopeful, brave, bald, polite, bearded, naïve, talkative, hungry, sensible, lovesick, famous,
+        dreamy, clumsy, rich, generous, wandering, anxious, solemn, stout, fussy, sleepy, foreign,
+        practical, merry, superstitious, modest, nosy, whistling, freckled, bashful, punctual, blasé,
+        red-haired, sceptical, melancholy, widowed, sunburnt, toothless, argumentative, one-armed,
+        underpaid, musical, seasick, distinguished, weeping, long-legged""",
+    "food_word": """warm, burnt, cold, sticky, small, fresh, stale, buttered, spiced, enormous, sweet,
+        salty, half-eaten, golden, soggy, smoked, sour, flat, crisp, round, square, steaming, sugared,
+        peppery, lukewarm, crumbly, lumpy, heavy, famous, home-made, peeled, wrinkled, juicy, forbidden,
+        honest, toasted, stolen, cheap, glorious, frozen, pickled, bitter, upside-down, roasted, mouldy,
+        very old, boiled, tender, leathery, fried, delicate, festive, dry, unusual, raw, overripe,
+        blessed, nutty, bite-sized, suspicious, heart-shaped, gigantic""",
+    "said": """said, replied, answered, whispered, murmured, declared, announced, muttered, grunted,
+        remarked, admitted, explained, mumbled, added, insisted, observed, confessed, repeated, croaked,
+        sighed, agreed, growled, suggested""",
+    "asked": """asked, enquired, wondered, demanded, whispered, said, wished to know, murmured, muttered,
+        put in""",
+    "cried": """cried, shouted, exclaimed, roared, bellowed, gasped, squeaked, yelled, screamed, sang,
+        called, howled""",
+    "went": """went, walked, hurried, trudged, ran, strolled, marched, limped, tiptoed, wandered, hopped,
+        skipped, rode, crept, galloped, shuffled, danced, stumbled, cycled, raced, ambled, drifted,
+        rolled, sneaked""",
+    "found": """found, discovered, spotted, came upon, noticed, recognised, uncovered, saw, unearthed,
+        happened upon""",
+    "sat": """sat, stood, waited, crouched, dozed, lay, knelt, perched, lingered, slept, hummed, shivered,
+        loitered""",
+    "met": """met, bumped into, ran into, overtook, came across, greeted, fell over, recognised,
+        surprised, stumbled upon""",
+    "took": """took, grabbed, seized, accepted, snatched, pocketed, received, carried off, kissed, tried
+        out, shouldered""",
+    "wanted": "wanted, needed, desired, missed, craved, fancied, longed for, deserved, admired, coveted",
+    "room": """kitchen, parlour, garden, cellar, workshop, attic, bathtub, hallway, orchard, stable, front
+        room, pantry""",
+    "ailment": """a cold, a fever, a toothache, hiccups, a bad foot, the sulks, a broken heart, a head
+        like a drum, a stomach ache, nothing much, the measles, a long face, a stiff neck, an unknown
+        illness, a good book""",
+    "place_head": """Moss, Under, Penny, Salt, Apple, Tern, Owl, Three, Dun, Fiddle, Oat, Sorrel, Goose,
+        Bramble, Kettle, Hollow, Tumble, Wex, Vinter, Puddle, Mari, East, Quill, Raven, Thistle, Ember,
+        Snor, Lantern, Candle, Crumble, Black, Hazel, Butter, Winter, Nettle, Ship, Fox, Honey, Elder,
+        Broad, Cold, Merry""",
+    "place_tail": """ley, hill, wick, marsh, ford, haven, bridge, wells, reach, ham, holm, cote, ash,
+        down, combe, by, stone, cross, water, mouth, bottom, field, stead, mere, thorpe, gate, brook,
+        moor, borough, dale, worth, bury""",
+    "pet_title": """Old, Little, Mister, Lady, Captain, Admiral, Sir, Duchess, Professor, Aunt, Sergeant,
+        Big, Bishop, Colonel, Princess, Doctor, Baron, Madame, Uncle, Brave, Saint, Emperor, Judge,
+        Countess, Poor, Archduke""",
+    "pet_word": """Biscuit, Pepper, Plum, Pickle, Thimble, Button, Gravy, Tuppence, Waffles, Hop, Parsnip,
+        Crumpet, Mildred, Mustard, Dumpling, Figaro, Cinders, Turnip, Noodle, Smudge, Marzipan, Ludo,
+        Radish, Horace, Whiskers, Pudding, Cabbage, Olga, Puff, Nutmeg, Socks, Trudy, Barnacle, Fudge,
+        Pompom, Rasputin, Crumb, Velvet, Zorro, Hubert""",
 }
 
 RIDDLES = (  # the question and its answer
@@ -451,21 +514,24 @@ RIDDLES = (  # the question and its answer
 # ----------------------------------------------------------------------------------------------------
 # The grammar: groups of sentences and phrases.
 
-GRAMMAR = r'''
+GRAMMAR = r"""
 @open
-In the [size] village of [place=place], where [village_fact], lived [a:mood=mood] [trade=trade] called [name=hero].
+In the [size] village of [place=place], where [village_fact], lived [a:mood=mood] [trade=trade] called
+  [name=hero].
 There was once [a:mood=mood] [trade=trade] in [place=place] whose name was [name=hero] and who [habit].
-Everyone in [place=place] knew [name=hero] the [trade=trade], who was [mood=mood] on (weekdays|Sundays|principle|most
-  days|account of the damp) and [mood] (otherwise|by candlelight|after supper|when it rained|the rest of the time).
-This is the story of [name=hero], [a:mood=mood] [trade=trade] from [place=place], and (nearly all of it is true|the
-  [animal] in it is real|it was told to me by [a:animal]|no [s:animal] were harmed in it).
-Long before [place=place] had [a:thing] of its own, it had [a:mood=mood] [trade=trade] named [name=hero], who [habit].
-Ask anyone in [place=place] for the most [mood=mood] [trade=trade] in the valley, and they will (send you to|point at|
-  sigh and name) [name=hero].
-At the [size] end of [place=place], between [a:trade] and [a:trade], stood the house of [name=hero], [a:mood=mood]
-  [trade=trade] who [habit].
-On the day that [name=hero] became a [size] village's only [trade=trade], the people of [place=place] (cheered|shrugged|
-  went home early|baked [few] [s:food]|looked the other way), for a more [mood=mood] one had never been born.
+Everyone in [place=place] knew [name=hero] the [trade=trade], who was [mood=mood] on
+  (weekdays|Sundays|principle|most days|account of the damp) and [mood] (otherwise|by candlelight|after
+  supper|when it rained|the rest of the time).
+This is the story of [name=hero], [a:mood=mood] [trade=trade] from [place=place], and (nearly all of it is
+  true|the [animal] in it is real|it was told to me by [a:animal]|no [s:animal] were harmed in it).
+Long before [place=place] had [a:thing] of its own, it had [a:mood=mood] [trade=trade] named [name=hero],
+  who [habit].
+Ask anyone in [place=place] for the most [mood=mood] [trade=trade] in the valley, and they will (send you
+  to|point at|sigh and name) [name=hero].
+At the [size] end of [place=place], between [a:trade] and [a:trade], stood the house of [name=hero],
+  [a:mood=mood] [trade=trade] who [habit].
+On the day that [name=hero] became the only [trade=trade] in [place=place], people (cheered|shrugged|slept
+  late|baked [few] [s:food]|looked the other way), for a more [mood=mood] one had never been born.
 
 @village_fact
 nothing had happened since the [animal] fell into the [food]
@@ -478,25 +544,33 @@ the main street ended in [a:thing] shop
 it was rude to ask about the [thing]
 
 @season
-It was [season=season], with [weather@season], and (the whole street|the market|even the church|every coat) smelled of
-  [s:food].
-That [season=season] there was [weather@season] every [weekday], and people (blamed|thanked|wrote to|avoided) the [trade].
-One [season=season] morning, in [weather@season], {hero} was (mending|polishing|painting|hiding|admiring) [a:thing].
-The [season=season] had brought [weather@season] and [few] [colour] [s:animal], and nobody knew which was worse.
-Our tale begins in [season=season], in [weather@season], with {hero} (asleep|halfway up a ladder|late for
-  breakfast|in a [mood] mood|looking for a sock).
+It was [season=season], with [weather@season], and (the whole street|the market|even the church|every
+  coat) smelled of [s:food].
+That [season=season] there was [weather@season] every [weekday], and people (blamed|thanked|wrote
+  to|avoided) the [trade].
+One [season=season] morning, with [weather@season] outside, {hero} was
+  (mending|polishing|painting|hiding|admiring) [a:thing].
+The [season=season] had brought [weather@season] and [few] [colour] [s:animal], and nobody knew which was
+  worse.
+Our tale begins in [season=season], in spite of [weather@season], with {hero} (asleep|halfway up a
+  ladder|late for breakfast|in a better mood than [a:trade]|looking for a sock).
 
 @companion
-{He} shared the house with [a:animal=pet] named [pet_name=pet_name], who (ate|slept|complained|snored) more than {he} did.
+{He} shared the house with [a:animal=pet] named [pet_name=pet_name], who (ate|slept|complained|snored)
+  more than {he} did.
 With {him} lived [pet_name=pet_name], [a:mood=pet_mood] [animal=pet] who was fond of [s:food].
-As for company, {he} had only [a:animal=pet] called [pet_name=pet_name], [mood=pet_mood] by nature and [colour] by accident.
-There was also [a:colour] [animal=pet]. Its name was [pet_name=pet_name] and its opinion of [s:trade] was low.
-Wherever {hero} went, [pet_name=pet_name] the [animal=pet] went too, usually [few] steps (ahead|behind|to the left).
+As for company, {he} had only [a:animal=pet] called [pet_name=pet_name], [mood=pet_mood] by nature and
+  [colour] by accident.
+There was also [a:colour] [animal=pet]. Its name was [pet_name=pet_name] and its opinion of [s:trade] was
+  low.
+Wherever {hero} went, [pet_name=pet_name] the [animal=pet] went too, usually [few] steps (ahead|behind|to
+  the left).
 
 @kin_says
-Old sayings ran in the family. "[proverb=saying]," {his} [kin=kin] used to say (at breakfast|on [weekday]|in hard times).
-As for wisdom, "[proverb=saying]," {his} [kin=kin] used to say, (generally to the [animal]|whether it fitted or not|and nobody dared
-  to ask why|and then [verb]).
+Old sayings ran in the family. "[proverb=saying]," {his} [kin=kin] used to say (at breakfast|on
+  [weekday]|in hard times).
+As for wisdom, "[proverb=saying]," {his} [kin=kin] used to say, (generally to the [animal]|whether it
+  fitted or not|and nobody dared to ask why|and then [verb]).
 Over {his} door somebody's [kin=kin] had carved the words: "[proverb=saying]."
 Above all, {he} tried to live by the advice of {his} [kin=kin], which was: "[proverb=saying]."
 
@@ -525,6 +599,15 @@ To this day nobody in {place} (can explain it|will discuss it|laughs about it|ha
 Not far away, [crowd] [verb].
 Now, [a:mood] [trade] would have given up, but {hero} was {a:trade} and {a:mood} one.
 
+Through the window came [a:trade], [a:animal] and [few] [s:animal] carrying [s:thing], and (out|off|away)
+  they went again.
+On a table nearby lay [a:thing], [a:fruit], [few] [s:food] and [a:thing], and nobody had ordered [a:food].
+A little later [few] [s:trade] passed by, followed by [a:animal] with [a:thing] on its back and [s:fruit]
+  in its ears.
+Some say that [a:trade] saw it all from behind [a:thing], but [a:trade] [verb] and another [verb].
+People still argue whether it was [a:animal] or [a:trade] with [a:thing] who [verb].
+Years ago [a:trade] [verb] for less, and was given [a:thing] and [few] [s:food].
+
 @weather_aside
 All this time there was [weather@season] over {place}.
 Outside it was still {season}, with [weather@season].
@@ -536,10 +619,10 @@ As happens in {season}, there came [weather@season].
 Meanwhile {pet_name} [beast_verb] and then [beast_verb], as any {pet} would.
 Then {pet_name} said, "[noise]," which in {a:pet} can mean anything.
 Only {pet_name} was not surprised, but then {pet_name} was {a:pet}.
-Beside {him}, {pet_name} [beast_verb] [how].
+Beside {him}, {pet_name} [beast_verb] [manner].
 
 @friend_aside
-"You are too {mood}," said {friend} [how].
+"You are too {mood}," [said] {friend} [how].
 {friend} the {friend_trade} only [verb].
 Being {a:friend_trade}, {friend} had seen [worse].
 Behind {him}, {friend} [verb] and [verb].
@@ -554,7 +637,8 @@ this coming
 @kin_aside
 It was just as {his} [old] {kin} had always said: "{saying}."
 "{saying}," thought {hero}, and [verb].
-What had {his} {kin} said? "{saying}." It was (no help at all|a great comfort|truer than ever|worth a try).
+What had {his} {kin} said? "{saying}." It was (no help at all|a great comfort|truer than ever|worth a
+  try).
 
 @old
 dear old
@@ -567,20 +651,26 @@ remarkable
 The Lost [T:thing=thing]
 
 @lost_had
-What {hero} loved best was {his} [colour=colour] {thing}, [look=look] as it was, the gift of {his} [kin=giver].
-Above {his} door hung [a:colour=colour] {thing}, [look=look] and (older than the door|worth [few] [s:fruit] at
-  most|never once dusted|much admired by [s:animal]), which {he} had from {his} [kin=giver].
-Of all {his} belongings none was dearer than the [look=look] [colour=colour] {thing} that {his} [kin=giver] had left {him}.
-From {his} [kin=giver] {hero} had inherited [few] debts and one [colour=colour] {thing}, [look=look] but {his} own.
+What {hero} loved best was {his} [colour=colour] {thing}, [look=look] as it was, the gift of {his}
+  [kin=giver].
+Above {his} door hung [a:colour=colour] {thing}, [look=look] and (older than the door|worth [few]
+  [s:fruit] at most|never once dusted|much admired by [s:animal]), which {he} had from {his} [kin=giver].
+Of all {his} belongings none was dearer than the [look=look] [colour=colour] {thing} that {his}
+  [kin=giver] had left {him}.
+From {his} [kin=giver] {hero} had inherited [few] debts and one [colour=colour] {thing}, [look=look] but
+  {his} own.
 
 @lost_gone
 One [weekday=day] the {thing} was gone.
-Then came [weekday=day]. {hero} reached for the {thing} and found [a:food] in its place.
+Then came [weekday=day]. {hero} reached for the {thing} and [found] [a:food] in its place.
 But on [weekday=day], between breakfast and [a:food], the {colour} {thing} vanished.
-So imagine the (silence|uproar|long face|rattling of cupboards) when, one [weekday=day], the {thing} was not there.
+So imagine the (silence|uproar|long face|rattling of cupboards) when, one [weekday=day], the {thing} was
+  not there.
 
 @lost_search
-{He} looked [hiding] and found only [a:thing].
+Under [a:thing] {he} came upon [few] [s:animal], under [a:thing] [a:food], and under [a:trade] nothing.
+People brought {him} [a:thing], [a:thing] and [few] [s:thing], all of them [colour], none of them right.
+{He} looked [hiding] and [found] only [a:thing].
 Then {he} searched [hiding], where [a:mood] [animal] [beast_verb].
 Next {hero} turned everything upside down [hiding], and out (fell|rolled|crept|came) [few] [s:fruit].
 There was nothing [hiding] except [a:look] [thing] and the smell of [s:food].
@@ -588,97 +678,122 @@ Neither [hiding] nor [hiding] nor even [hiding] was there any sign of {a:thing}.
 After that {he} put up a sign: "Lost, one {thing}. Reward, [few] [s:food]."
 
 @lost_ask
-In the end {he} went to [name=friend] the [trade=friend_trade], who knew everything that was lost in {place}.
-At the [landmark] {he} met [name=friend], [a:mood=friend_mood] [trade=friend_trade] with [a:food] in each hand.
+In the end {he} [went] to [name=friend] the [trade=friend_trade], who knew everything that was lost in
+  {place}.
+At the [landmark] {he} [met] [name=friend], [a:mood=friend_mood] [trade=friend_trade] with [a:food] in
+  each hand.
 It was [name=friend], the [trade=friend_trade], who finally asked what the matter was.
 
 @lost_question
-"What does it look like?" asked {friend}. "{^:look}," [said] {hero}, "and {colour}, and it came from my {giver}."
-"Is it [look]?" asked {friend} [how]. "No," said {hero}, "it is {look}, and it is {colour}."
-"Not [a:colour] one, by any chance?" {friend} asked. "{A:colour} one," said {hero}. "{^:look}. I have missed it since {day}."
-"Describe it," said {friend} the {friend_trade}. {hero} did: {a:thing}, {colour}, {look}, last seen on {day}.
+"What does it look like?" [asked] {friend}. "{^:look}," [said] {hero}, "and {colour}, and it came from my
+  {giver}."
+"Is it [look]?" [asked] {friend} [how]. "No," [said] {hero}, "it is {look}, and it is {colour}."
+"Not [a:colour] one, by any chance?" {friend} asked. "{A:colour} one," [said] {hero}. "{^:look}. I have
+  missed it since {day}."
+"Describe it," [said] {friend} the {friend_trade}. {hero} did: {a:thing}, {colour}, {look}, last seen on
+  {day}.
 
 @lost_clue
-{friend} [verb]. "Since {day}," {friend.he} said, "I have heard [a:animal=thief] [hiding=where], and it sounded [mood]."
-"Strange," said {friend}. "There is [a:animal=thief] living [hiding=where], and lately it has been acting [mood]."
-"My friend," said {friend} [how], "only [a:animal=thief] steals on {a:day}. Try [hiding=where]."
+{friend} [verb]. "Since {day}," {friend.he} said, "I have heard [a:animal=thief] [hiding=where], and it
+  sounded [mood]."
+"Strange," [said] {friend}. "There is [a:animal=thief] living [hiding=where], and lately it has looked
+  rather [mood]."
+"My friend," [said] {friend} [how], "only [a:animal=thief] steals on {a:day}. Try [hiding=where]."
 
 @lost_found
-They went to look. And there, {where}, sat {a:thief} with the {colour} {thing} (on its head|in its lap|full of
-  [s:fruit]|polished like a mirror).
-Off they went together, and sure enough, {where}, they found the {thing}, and beside it {a:thief}, who [beast_verb].
-So {hero} and {friend} crept up on tiptoe and looked {where}. There was the {look} {thing}. There was the {thief}.
+They went to look. And there, {where}, [sat] {a:thief} with the {colour} {thing} (on its head|in its
+  lap|full of [s:fruit]|polished like a mirror).
+Off they went together, and sure enough, {where}, they [found] the {thing}, and beside it {a:thief}, who
+  [beast_verb].
+So {hero} and {friend} crept up on tiptoe and looked {where}. There was the {look} {thing}. There was the
+  {thief}.
 
 @lost_price
 The {thief} would give it back for [few=price] [s:food=fee] and not one fewer.
-"I was only keeping it warm," said the {thief}. "But [few=price] [s:food=fee] would ease the pain of parting."
-"Finders keepers," said the {thief} [how], "unless somebody has [few=price] [s:food=fee] about them."
+"I was only keeping it warm," [said] the {thief}. "But [few=price] [s:food=fee] would ease the pain of
+  parting."
+"Finders keepers," [said] the {thief} [how], "unless somebody has [few=price] [s:food=fee] about them."
 
 @lost_paid
-{hero} paid {price} {s:fee}, {friend} carried the {thing}, and by [weekday] it hung in its old place again.
-So {he} went home, baked {price} {s:fee}, and the {thief} kept its word, more or less.
-Next morning {price} {s:fee} stood on the doorstep, and an hour later there stood the {colour} {thing} instead.
-The bargain was struck: {price} {s:fee} for the {thief}, one {look} {thing} for {hero}, and [a:food] for {friend}.
+{hero} paid {price} {s:fee}, {friend} carried the {thing}, and by [weekday] it hung in its old place
+  again.
+So {he} [went] home, baked {price} {s:fee}, and the {thief} kept its word, more or less.
+Next (morning|evening|day|week) {price} {s:fee} stood on the doorstep, and an hour later there stood the
+  {colour} {thing} instead.
+The bargain was struck: {price} {s:fee} for the {thief}, one {look} {thing} for {hero}, and [a:food] for
+  {friend}.
 
 @trade_title
 From [T:thing=first] to [T:thing=dream]
 One [T:thing=first] for One [T:thing=dream]
 
 @trade_want
-More than anything {hero} wanted {a:dream}, but all {he} owned was {a:first}, [look] and [colour=colour].
-Every night {he} dreamed of {a:dream}. Every morning {he} woke up with nothing but [a:colour=colour] {first}.
+More than anything {hero} [wanted] {a:dream}, but all {he} owned was {a:first}, [look] and
+  [colour=colour].
+Every night {he} dreamed of {a:dream}. Every morning {he} woke up with nothing but [a:colour=colour]
+  {first}.
 Owning [a:colour=colour] {first} is a fine thing, but {hero} had set {his} heart on {a:dream}.
 
 @trade_go
+Past [few] [s:trade], [few] [s:animal] and [a:thing] {he} walked, with the {first} on {his} back.
 So on [weekday] {he} put the {first} under one arm and set out for the [landmark].
-"Now {a:first} is not {a:dream}," {he} said [how], "but it is a beginning," and {he} packed [few] [s:food] and left.
-Therefore {he} took the {first} and walked to [place] market, [how].
+"Now {a:first} is not {a:dream}," {he} said [how], "but it is a beginning," and {he} packed [few] [s:food]
+  and left.
+Therefore {he} took the {first} and [went] to [place] market, [manner].
 
 @trade_swap
-At the [landmark] {he} met [name=with] the [trade=job], who (had no use for|was tired of|had just quarrelled over|sold)
-  [a:thing=got] and badly needed {a:have}.
-Along came [name=with], [a:mood] [trade=job] carrying [a:look] [thing=got]. "Is that {a:have}?" {with.he} asked [how].
-Near the [landmark] sat [name=with] the [trade=job], weeping into [a:thing=got] for want of {a:have}.
+At the [landmark] {he} [met] [name=with] the [trade=job], who (had no use for|was tired of|had just
+  quarrelled over|sold) [a:thing=got] and badly needed {a:have}.
+Along came [name=with], [a:mood] [trade=job] carrying [a:look] [thing=got]. "Is that {a:have}?" {with.he}
+  asked [how].
+Near the [landmark] [sat] [name=with] the [trade=job], weeping into [a:thing=got] for want of {a:have}.
 Before long [a:trade=job] called [name=with] offered {him} [a:thing=got] for the {have}.
-Some way on, [name=with], who was [a:trade=job] by day and [mood] by night, held up [a:thing=got] and eyed the {have}.
-Who should come by but [name=with] the [trade=job], with [a:thing=got] on {with.his} back and no {have} at all.
+Some way on, [name=with], who was [a:trade=job] by day and [mood] by night, held up [a:thing=got] and eyed
+  the {have}.
+Who should come by but [name=with] the [trade=job], with [a:thing=got] on {with.his} back and no {have} at
+  all.
 
 @trade_deal
-"Done," said {hero}, and the {have} became {a:got}.
+"Done," [said] {hero}, and the {have} became {a:got}.
 They shook hands on it: one {have} for one {got}.
-{with} took the {have}, {hero} took the {got}, and both [verb].
+{with} [took] the {have}, {hero} [took] the {got}, and both [verb].
 It took [few] [s:food] to agree, but in the end {he} had the {got} and {with} the {have}.
 Fair is fair. {hero} left with the {got} and a light heart.
 
 @trade_last
-And there, at the [landmark], stood [name=with] the [trade=job] with {a:dream}, looking for {a:have}.
-Finally, on [weekday], {he} found [name=with], [a:trade=job], who owned {a:dream} and would have sold it for {a:have}.
-Then, as if it had been arranged, [a:trade=job] named [name=with] asked {him}: "{A:dream} for your {have}?"
+And there, at the [landmark], [sat] [name=with] the [trade=job] with {a:dream}, looking for {a:have}.
+Finally, on [weekday], {he} found [name=with], [a:trade=job], who owned {a:dream} and would have sold it
+  for {a:have}.
+Then, as if it had been arranged, [a:trade=job] named [name=with] asked {him}: "{A:dream} for your
+  {have}?"
 
 @trade_home
-When {he} came home, [crowd] wanted to know how it was done.
+When {he} [went] home, [crowd] wanted to know how it was done.
 Back in {place} [crowd] gathered to hear the tale.
-That evening [crowd] sat in {his} kitchen and asked {him} how.
+That evening [crowd] sat in {his} [room] and asked {him} how.
 
 @trade_recite
-"Easily," said {hero}. "{p0} gave me the {dream} for the {have};
+"Easily," [said] {hero}. "{p0} gave me the {dream} for the {have};
 Well, {hero} [verb] and began: "{p0} gave me the {dream} for the {have};
 So {he} counted it off, last things first: "{p0} gave me the {dream} for the {have};
 
 @trade_end
-And what did {he} do with the {dream}? {He} (hung it on the wall|gave it to {his} [kin]|used it for [s:food]|lent it to
-  {with}).
-The {dream} is still in {place}, and the {first} is still with {p1}, and both (squeak|shine|are happy|need mending).
+And what did {he} do with the {dream}? {He} (hung it on the wall|gave it to {his} [kin]|used it for
+  [s:food]|lent it to {with}).
+The {dream} is still in {place}, and the {first} is still with {p1}, and both (squeak|shine|are happy|need
+  mending).
 Only much later did {he} find that {he} missed the {first}, and went to visit {p1}, who let {him} hold it.
 
 @contest_title
 The Great [T:food=dish] Contest
 
 @contest_open
+Posters hung on every [thing]: a contest, open to every [trade] and [trade], for the best {dish}. First
+  prize, [a:thing=prize].
 Every {season} {place} held a contest for the best {dish}, and the prize was [a:look] [thing=prize].
 There was to be a contest. Whoever made the best {dish} would win [a:colour] [thing=prize].
-The mayor had offered [a:look] [thing=prize] for the finest {dish} in {place}, and (tempers|ovens|chimneys|moustaches)
-  were already smoking.
+The mayor had offered [a:look] [thing=prize] for the finest {dish} in {place}, and
+  (tempers|ovens|chimneys|moustaches) were already smoking.
 
 @contest_rival
 For [few] years it had been won by [name=rival], [a:mood=rival_mood] [trade=rival_trade] who [habit].
@@ -697,38 +812,41 @@ nobody else was hungry
 {judge.he} could not be bribed, except with [s:fruit]
 
 @contest_round1
-In the first round they had to bake in [weather@season], and {judge} gave {hero} [few=h1] points and {rival} [few=r1].
+In the first round they had to bake in spite of [weather@season], and {judge} gave {hero} [few=h1] points
+  and {rival} [few=r1].
 First came the tasting. "[few=h1] points for {hero}," [said] {judge}, "and [few=r1] for {rival}."
 The first round was for looks: {hero} got [few=h1] points, {rival} got [few=r1].
 
 @contest_round2
-In the second round {hero}'s {dish} tasted of [s:fruit] and earned [few=h2] points; {rival}'s tasted of [s:thing] and
-  earned [few=r2].
-Second came the smell. {judge} sniffed [few] times and wrote down [few=h2] for {hero} and [few=r2] for {rival}.
+In the second round {hero}'s {dish} tasted of [s:fruit] and earned [few=h2] points; {rival}'s tasted of
+  [s:thing] and earned [few=r2].
+Second came the smell. {judge} sniffed [few] times and wrote down [few=h2] for {hero} and [few=r2] for
+  {rival}.
 The second round went badly for [crowd], but {hero} made [few=h2] points and {rival} made [few=r2].
 
 @contest_count
-{judge} the {judge_trade} counted on both hands. {hero} had {h1} and {h2}, which makes {h}. {rival} had {r1} and {r2},
-  which makes {r}.
+{judge} the {judge_trade} counted on both hands. {hero} had {h1} and {h2}, which makes {h}. {rival} had
+  {r1} and {r2}, which makes {r}.
 Then the sums were done in chalk: {h1} and {h2} is {h} for {hero}, {r1} and {r2} is {r} for {rival}.
-"For {hero}, {h1} plus {h2}, that is {h}," said {judge} [how]. "For {rival}, {r1} plus {r2}, that is {r}."
+"For {hero}, {h1} plus {h2}, that is {h}," [said] {judge} [how]. "For {rival}, {r1} plus {r2}, that is
+  {r}."
 
 @contest_won
 So {hero} won the {prize}, and {rival} [verb].
 With {h} points against {r}, the {prize} went to {hero}, who [verb] and then [verb].
-{^:h} is more than {r}, even in {place}, and {judge} handed {hero} the {prize} [how].
+{^:h} is more than {r}, even in {place}, and {judge} handed {hero} the {prize} [manner].
 
 @contest_lost
 So {rival} won the {prize}, and {hero} [verb].
 With {r} points against {h}, the {prize} went to {rival}, who was not even [mood] about it.
-{^:r} is more than {h}, even in {place}, and {judge} handed {rival} the {prize} [how].
+{^:r} is more than {h}, even in {place}, and {judge} handed {rival} the {prize} [manner].
 
 @contest_tie
 It was a draw at {h} all, so {judge} kept the {prize}.
 With {h} points each, they agreed to share the {prize}: {hero} on weekdays, {rival} on Sundays.
 
 @contest_after
-"Next year," said {rival} the {rival_trade} [how], "I shall use [s:fruit]."
+"Next year," [said] {rival} the {rival_trade} [how], "I shall use [s:fruit]."
 Afterwards {hero} and {rival} ate what was left of the {dish} and agreed that it needed [s:fruit].
 {rival} asked for the recipe. {hero} gave it, leaving out the [s:fruit].
 
@@ -736,20 +854,26 @@ Afterwards {hero} and {rival} ate what was left of the {dish} and agreed that it
 The Long Road to [place=goal]
 
 @road_why
-{His} [kin=relative] in {goal} was about to marry [a:trade], and {hero} had promised to bring [a:thing=gift].
+{His} [kin=relative] in {goal} was about to marry [a:trade], and {hero} had promised to bring
+  [a:thing=gift].
 A letter had come from {goal}: "Bring [a:thing=gift]. Do not ask why. Your loving [kin=relative]."
-Far away in {goal}, {his} [kin=relative] lay in bed with a cold and asked only for [a:thing=gift].
+Far away in {goal}, {his} [kin=relative] lay in bed with [ailment] and asked only for [a:thing=gift].
 
 @road_pack
 {He} packed [a:thing=tool1], [a:thing=tool2] and [few=bread] [s:food=ration], and put the {gift} on top.
-Into the bag went the {gift}, [a:thing=tool1], [few=bread] [s:food=ration] and, for no clear reason, [a:thing=tool2].
-"{A:gift}, [a:thing=tool1], [a:thing=tool2], [few=bread] [s:food=ration]," {he} counted, and closed the bag.
+Into the bag went the {gift}, [a:thing=tool1], [few=bread] [s:food=ration] and, for no clear reason,
+  [a:thing=tool2].
+"{A:gift}, [a:thing=tool1], [a:thing=tool2], [few=bread] [s:food=ration]," {he} counted, and closed the
+  bag.
 
 @road_day
+All through the {nth} day {he} followed [a:animal] past [few] [s:thing] and [a:trade], and (at noon|at
+  dusk|at last) ate [meal=eaten].
 On the {nth} day there was [weather@season], and {he} ate [meal=eaten] and slept [hiding].
 The {nth} day {he} walked with [a:trade] who [habit], and ate [meal=eaten].
 {^:nth} day: [few] hills, [few] [s:animal], [meal=eaten] eaten.
-By the evening of the {nth} day {he} had passed the [landmark], eaten [meal=eaten] and met [a:mood] [animal].
+By the evening of the {nth} day {he} had passed the [landmark], eaten [meal=eaten] and met [a:mood]
+  [animal].
 
 @road_left
 That left {left}.
@@ -757,7 +881,7 @@ Now there remained {left} in the bag.
 {^:left} still to go, {he} counted.
 
 @road_trouble1
-A river barred the way. {He} used the {tool1} as [a:thing] and crossed it [how].
+A river barred the way. {He} used the {tool1} as [a:thing] and crossed it [manner].
 Then robbers came, [few] of them, but {he} waved the {tool1} so [mood_ly] that they ran.
 Halfway there [a:animal] blocked the road and would not move until {he} gave it the {tool1} to play with.
 
@@ -779,8 +903,10 @@ So it was that, {days} after leaving {place}, {hero} put the {gift} into the han
 In {goal} at last! {^:days}, [few] blisters, and the {gift} without a scratch.
 
 @road_tell
-"Did you have trouble?" asked the {relative}. "None," said {hero}, "that {a:tool1} and {a:tool2} could not cure."
-"And where is your {tool1}?" asked {his} {relative} [how]. "That," said {hero}, "is a long story," and {he} told it.
+"Did you have trouble?" [asked] the {relative}. "None," [said] {hero}, "that {a:tool1} and {a:tool2} could
+  not cure."
+"And where is your {tool1}?" [asked] {his} {relative} [how]. "That," [said] {hero}, "is a long story," and
+  {he} told it.
 The {relative} had baked [few] [s:food]. After so many {s:ration}, {hero} [verb] with joy.
 
 @supper_title
@@ -788,47 +914,54 @@ Supper for [T:few=guests]
 
 @supper_invite
 {hero} had invited {guests} guests for [weekday=day], and each was to bring [few=each] [s:fruit=fruit].
-For supper on [weekday=day] {he} had asked {guests} friends, and told each of them to bring [few=each] [s:fruit=fruit].
-The plan for [weekday=day] was simple: {guests} guests, [few=each] [s:fruit=fruit] from every one of them, and a pot as big as [a:animal].
+For supper on [weekday=day] {he} had asked {guests} friends, and told each of them to bring [few=each]
+  [s:fruit=fruit].
+The plan for [weekday=day] was simple: {guests} guests, [few=each] [s:fruit=fruit] from every one of them,
+  and a pot as big as [a:animal].
 
 @supper_names
-First came [name=g1] the [trade=j1], then [name=g2] the [trade=j2], [how].
-At the door stood [name=g1], [a:mood] [trade=j1], and behind {g1.him} [name=g2], [a:trade=j2] in [a:colour] hat.
+First came [name=g1] the [trade=j1], then [name=g2] the [trade=j2], [manner].
+At the door [sat] [name=g1], [a:mood] [trade=j1], and behind {g1.him} [name=g2], [a:trade=j2] in
+  [a:colour] hat.
 Early as always was [name=g1] the [trade=j1]; late as always was [name=g2] the [trade=j2].
 
 @supper_sum
 {^:guests} times {each} is {total}, so there were {total} {s:fruit} on the table.
 On the table lay {total} {s:fruit}, for {guests} times {each} is {total}, even in {place}.
-"{^:guests} guests and {each} {s:fruit} each," said {g1}, "makes {total}." {g2} counted, and it did.
+"{^:guests} guests and {each} {s:fruit} each," [said] {g1}, "makes {total}." {g2} counted, and it did.
 
 @supper_cook
-{hero} put [upto=eaten] {s:fruit} into a [food] the size of [a:thing].
-Into the pot went [upto=eaten] {s:fruit}, [a:thing] (by mistake|for flavour|on the advice of {g1}) and some salt.
-They ate [upto=eaten] {s:fruit} with [s:food] and (sang|argued|wept a little|told lies) until the candles were short.
+{hero} put [upto=eaten] {s:fruit} into [a:food] the size of [a:thing].
+Into the pot went [upto=eaten] {s:fruit}, [a:thing] (by mistake|for flavour|on the advice of {g1}) and
+  some salt.
+They ate [upto=eaten] {s:fruit} with [s:food] and (sang|argued|wept a little|told lies) until the candles
+  were short.
 
 @supper_left
 That left {left} for breakfast.
 Of the {total}, then, {left} remained.
-"{^:total} less {eaten}," said {g2} the {j2}, "is {left}." Nobody argued with {a:j2}.
+"{^:total} less {eaten}," [said] {g2} the {j2}, "is {left}." Nobody argued with {a:j2}.
 
 @supper_thief
 In the middle of it [a:animal=thief] came in through the window and made off with [a:thing=loot].
-Suddenly [a:animal=thief] shot out from [hiding] with [a:thing=loot] in its mouth.
+Suddenly [a:animal=thief] appeared [hiding] with [a:thing=loot] in its mouth.
 But who had invited [a:animal=thief]? It sat down beside {g1}, wearing [a:thing=loot].
 
 @supper_chase
 {g1} the {j1} ran after the {thief}, {g2} fell over {g1}, and the {loot} landed in the soup.
-"My {loot}!" cried {g2}. "My soup!" cried {hero}. The {thief} [beast_verb].
+"My {loot}!" [cried] {g2}. "My soup!" [cried] {hero}. The {thief} [beast_verb].
 It took {g1}, {g2} and [few] [s:food] to make the {thief} give back the {loot}.
 
 @supper_story
+For pudding there was [a:food] with [s:fruit], then [few] [s:food], then [a:food] shaped like [a:animal],
+  and {g1} [verb].
 Then {g1} told the one about [a:animal] and [a:trade], and {g2} [verb] in all the wrong places.
-{g2} the {j2} had brought [a:thing] and played it [how], and {g1} [verb].
+{g2} the {j2} had brought [a:thing] and played it [manner], and {g1} [verb].
 When {g2} asked for the recipe, {g1} [verb], because {g1.he} had seen {hero} use [a:thing].
 
 @supper_bye
-At midnight {g1} the {j1} went home with [a:food] in each pocket, and {g2} the {j2} with [few].
-"Until next [weekday]," said {g1}. "Until next {season}," said {g2}, who ate slowly.
+At midnight {g1} the {j1} [went] home with [a:food] in each pocket, and {g2} the {j2} with [few].
+"Until next [weekday]," [said] {g1}. "Until next {season}," [said] {g2}, who ate slowly.
 They all agreed that it had been the best supper since the [animal] came to stay.
 
 @letter_title
@@ -836,40 +969,50 @@ The Letter in the [T:thing=hide]
 
 @letter_find
 On [weekday] {hero} shook the {hide} and a letter fell out, [look] and smelling of [s:fruit].
-Inside {his} old {hide}, under [few] dead moths, {he} found a letter sealed with [colour] wax.
+Inside {his} old {hide}, under [few] dead moths, {he} [found] a letter sealed with [colour] wax.
 The {hide} had rattled for years, and now {he} knew why: there was a letter in it.
 
 @letter_text
-"Come to the [landmark=spot] on [weekday=day] at [few=hour]," it said. "Bring [a:thing=token]. Tell no [trade]. Yours, [name=writer]."
-It read: "Whoever finds this, be at the [landmark=spot] on [weekday=day] at [few=hour], with [a:thing=token]. Signed, [name=writer]."
-"Dear finder," it began, "I shall wait at the [landmark=spot] on [weekday=day] at [few=hour]. You will know me by
-  [a:thing=token]. [name=writer]."
+"Come to the [landmark=spot] on [weekday=day] at [few=hour]," it said. "Bring [a:thing=token]. Tell no
+  [trade]. Yours, [name=writer]."
+It read: "Whoever finds this, be at the [landmark=spot] on [weekday=day] at [few=hour], with
+  [a:thing=token]. Signed, [name=writer]."
+"Dear finder," it began, "I shall wait at the [landmark=spot] on [weekday=day] at [few=hour]. You will
+  know me by [a:thing=token]. [name=writer]."
 
 @letter_ask
 {hero} showed it to [name=friend] the [trade=friend_trade], who held it up to the light and [verb].
-First {he} asked [name=friend], [a:mood] [trade=friend_trade], who knew (every hand|every secret|a lot of gossip) in {place}.
+First {he} asked [name=friend], [a:mood] [trade=friend_trade], who knew (every hand|every secret|a lot of
+  gossip) in {place}.
 There was only one person to ask: [name=friend] the [trade=friend_trade].
 
 @letter_answer
-"{writer}?" said {friend}. "{writer} was [a:trade=writer_trade] here, [few] winters ago, and left without a word."
-"The only {writer} I know," said {friend}, "is [a:trade=writer_trade] who went to sea over [a:food]."
-"{writer}!" cried {friend}. "The [trade=writer_trade] who [habit]! Go, and take [a:food] with you."
+"{writer}?" said {friend}. "{writer} was [a:trade=writer_trade] here, [few] winters ago, and left without
+  a word."
+"The only {writer} I know," [said] {friend}, "is [a:trade=writer_trade] who went to sea over [a:food]."
+"{writer}!" [cried] {friend}. "The [trade=writer_trade] who [habit]! Go, and take [a:food] with you."
 
 @letter_wait
-{day} came, and at {hour} {hero} stood at the {spot} with {a:token} and a beating heart.
+Until {day} {hero} lived on [s:food] and [s:fruit]. Then {he} took {a:token} and was at the {spot} by
+  {hour}.
+{day} came, and at {hour} {hero} [sat] at the {spot} with {a:token} and a beating heart.
 On {day} {he} was at the {spot} long before {hour}, holding {a:token} like [a:food].
 Nobody sleeps well before such a {day}. At {hour} {he} went to the {spot}, {token} and all.
 
 @letter_meet
-There sat an old [trade] who was no [trade] at all but {writer} the {writer_trade}, and {writer.he} [verb].
-Out of the [weather@season] stepped {writer}, once {a:writer_trade}, and [verb].
-"You have the {token}," said a voice. It was {writer}, the {writer_trade}, [mood] and [mood].
+There [sat] an old [trade] who was no [trade] at all but {writer} the {writer_trade}, and {writer.he}
+  [verb].
+Out of [weather@season] stepped {writer}, once {a:writer_trade}, and [verb].
+"You have the {token}," [said] a voice. It was {writer}, the {writer_trade}, [mood] and [mood].
 From behind the {spot} came [a:animal], and behind the [animal] came {writer} the {writer_trade}.
 
 @letter_truth
-"I hid that letter in the {hide} for my [kin]," said {writer} [how], "but you will do. Can you cook [s:food]?"
-"I only wanted my {token} back," said {writer}, "and did not know how to ask." So {hero} gave it to {writer.him}.
-It was about [few=debt] [s:food=owed]. {writer} had owed them to {his} [kin] since the [animal] year, and now {writer.he} paid all {debt}.
+"I hid that letter in the {hide} for my [kin]," [said] {writer} [how], "but you will do. Can you cook
+  [s:food]?"
+"I only wanted my {token} back," [said] {writer}, "and did not know how to ask." So {hero} gave it to
+  {writer.him}.
+It was about [few=debt] [s:food=owed]. {writer} had owed them to {his} [kin] since the [animal] year, and
+  now {writer.he} paid all {debt}.
 
 @letter_end
 {friend} the {friend_trade} wanted to know everything, and {hero} said only: "It was a very nice {token}."
@@ -880,87 +1023,104 @@ And the {hide}? {hero} put a new letter into it. It began: "Come to the {spot} o
 The Storm That Took the [T:thing=one]
 
 @storm_comes
-On [weekday=day] the wind got up, knocked over [a:trade] and (blew out|ate|swallowed|insulted) every candle in {place}.
-It began on [weekday=day] at supper. By midnight there were [s:animal] in the air, and some of them were [colour].
+From [weekday=day] to [weekday] it blew so hard that [a:trade], [a:animal] and [few] [s:food] were seen
+  over the [landmark].
+On [weekday=day] the wind got up, knocked over [a:trade] and (blew out|ate|swallowed|insulted) every
+  candle in {place}.
+It began on [weekday=day] at supper. By midnight there were [s:animal] in the air, and some of them were
+  [colour].
 The storm came on [weekday=day] without knocking.
 
 @storm_takes
 First it took {his} {one} from [hiding], then [a:thing=two] and the [colour=colour] [thing=three].
 Away flew the {one}. Away flew [a:thing=two]. Away, last of all, flew the [colour=colour] [thing=three].
-{hero} held on to the [colour=colour] [thing=three] until that went too, after the {one} and [a:thing=two].
+{hero} held on to the [colour=colour] [thing=three] until that went too, after the {one} and
+  [a:thing=two].
 
 @storm_morning
 In the morning {he} made a list: {one}, {two}, {three}, all gone.
-When it was over {hero} had no {one}, no {two} and no {three}, but [few] strange [s:thing] lay in the garden.
-The sun came up as if nothing had happened. "My {one}," said {hero}, "my {two}, my {three}!"
+When it was over {hero} had no {one}, no {two} and no {three}, but [few] strange [s:thing] lay in the
+  garden.
+The sun came up as if nothing had happened. "My {one}," [said] {hero}, "my {two}, my {three}!"
 
 @storm_return
 A knock: [name=with] the [trade=job] had found the {item} [hiding] and brought it back for [a:food].
-By noon {he} met [name=with], [a:trade=job] who was wearing the {item} and blushed.
+By noon {he} [met] [name=with], [a:trade=job] who was wearing the {item} and blushed.
 Somebody shouted. It was [name=with], [a:mood] [trade=job], pulling the {item} out of [a:animal]'s nest.
-The {item} had landed on [name=with] the [trade=job], who gave it back [how].
-"Is this yours?" asked [name=with] the [trade=job], and held up the {item}. "It came down my chimney on {day}."
-At the [landmark] a crowd stood around the {item}. "It fell on me," said [name=with] the [trade=job], not without pride.
+The {item} had landed on [name=with] the [trade=job], who gave it back [manner].
+"Is this yours?" [asked] [name=with] the [trade=job], and held up the {item}. "It came down my chimney on
+  {day}."
+At the [landmark] a crowd stood around the {item}. "It fell on me," [said] [name=with] the [trade=job],
+  not without pride.
 
 @storm_thanks
 {hero} thanked {with.him} and gave {with.him} [few] [s:food].
-"Keep the [fruit] that is in it," said {hero}.
-{with} [verb], took [a:food] and went home.
-It was [look] now, but it was {his}.
+"Keep the [fruit] that is in it," [said] {hero}.
+{with} [verb], [took] [a:food] and [went] home.
+It was [look] now, but it was home.
 
 @storm_party
-So {he} asked them all to supper: {p1} who had found the {one}, {p2} who had found the {two}, and {p3} with the {three}.
+So {he} asked them all to supper: {p1} who had found the {one}, {p2} who had found the {two}, and {p3}
+  with the {three}.
 That night there were toasts. To {p1} for the {one}! To {p2} for the {two}! To {p3} for the {three}!
-In the end, thanks to {p1} the {q1}, {p2} the {q2} and {p3} the {q3}, the {one}, the {two} and the {three} were home.
+In the end, thanks to {p1} the {q1}, {p2} the {q2} and {p3} the {q3}, the {one}, the {two} and the {three}
+  were home.
 
 @riddle_title
 The Riddle of the [T:animal=asker]
 
 @riddle_meet
 At the [landmark=spot] lived {a:asker} that let nobody pass without answering a riddle.
-One [weekday] {hero} wanted to cross by the [landmark=spot], but in the way sat {a:asker}, [colour] and [mood].
+One [weekday] {hero} wanted to cross by the [landmark=spot], but in the way [sat] {a:asker}, [colour] and
+  [mood].
 Now, the {asker} at the [landmark=spot] had a riddle, and whoever failed it lost [a:thing=stake].
 
 @riddle_terms
-"Three guesses," said the {asker} [how], "and if you are wrong you owe me [few=fine] [s:food=fee]."
+"Three guesses," [said] the {asker} [how], "and if you are wrong you owe me [few=fine] [s:food=fee]."
 The {asker} [verb]. "You may guess three times. A wrong answer costs [few=fine] [s:food=fee]."
-"Answer, or pay [few=fine] [s:food=fee]," said the {asker}. "Those are the rules, and I made them on [weekday]."
+"Answer, or pay [few=fine] [s:food=fee]," [said] the {asker}. "Those are the rules, and I made them on
+  [weekday]."
 
 @riddle_ask
 "Listen," it said. "[riddle=riddle]"
-It cleared its throat [how] and asked: "[riddle=riddle]"
+It cleared its throat [manner] and asked: "[riddle=riddle]"
 The question was this: "[riddle=riddle]"
 
 @riddle_wrong1
-{hero} thought of [s:fruit] and of [s:animal]. "Is it [a:thing=guess1]?" {he} asked. "It is not," said the {asker}.
+{hero} thought of [s:fruit] and of [s:animal]. "Is it [a:thing=guess1]?" {he} asked. "It is not," [said]
+  the {asker}.
 Without thinking {hero} cried, "[A:thing=guess1]!" The {asker} [verb].
-"That is easy," said {hero}. "[A:thing=guess1]." But it was not {a:guess1}.
+"That is easy," [said] {hero}. "[A:thing=guess1]." But it was not {a:guess1}.
 
 @riddle_help
-So {hero} went to ask [name=friend] the [trade=friend_trade], who (was good at riddles|knew every [animal] for miles|had [few] clever aunts).
+So {hero} [went] off to ask [name=friend] the [trade=friend_trade], who (was good at riddles|knew every
+  [animal] for miles|had [few] clever aunts).
 Luckily [name=friend] came by, [a:mood] [trade=friend_trade] with [a:thing] on one shoulder.
-{He} ran home through [weather@season] and woke [name=friend] the [trade=friend_trade].
+Home {he} [went] through [weather@season] and woke [name=friend] the [trade=friend_trade].
 
 @riddle_repeat
-"Say it again," said {friend}. "{riddle}" said {hero}, word for word.
+"Say it again," [said] {friend}. "{riddle}" said {hero}, word for word.
 "{riddle}" {hero} repeated. {friend} [verb].
-"How does it go?" asked {friend} [how]. "{riddle}" said {hero}.
+"How does it go?" [asked] {friend} [how]. "{riddle}" said {hero}.
 
 @riddle_wrong2
-"Then it must be [a:thing=guess2]," said {friend}. They tried that, and the {asker} [verb] with delight.
-"Obviously [a:thing=guess2]," said {friend} the {friend_trade} [how]. It was not {a:guess2}.
+"Then it must be [a:thing=guess2]," [said] {friend}. They tried that, and the {asker} [verb] with delight.
+"Obviously [a:thing=guess2]," [said] {friend} the {friend_trade} [how]. It was not {a:guess2}.
 
 @riddle_last
-"Not {a:guess1}, not {a:guess2}," said the {asker}. "One more, or it is {fine} {s:fee}."
+"Not {a:guess1}, not {a:guess2}," [said] the {asker}. "One more, or it is {fine} {s:fee}."
 Two guesses gone, {a:guess1} and {a:guess2}! {hero} could almost smell the {fine} {s:fee}.
 "Remember, {fine} {s:fee}," whispered the {asker}, and licked its lips.
 
 @riddle_solve
-Just then {friend} [verb], and {hero} knew. "{answer}!" {he} cried. The {asker} turned [colour] and stepped aside.
+Just then {friend} [verb], and {hero} knew. "{answer}!" {he} cried. The {asker} turned [colour] and
+  stepped aside.
 {hero} looked at the sky, and at {friend}, and at {his} own feet. "{answer}," {he} said [how]. And it was.
-"I have it," said {hero} slowly. "{answer}." There was a long silence. Then the {asker} [verb].
+"I have it," [said] {hero} slowly. "{answer}." There was a long silence. Then the {asker} [verb].
 
 @riddle_after
+With the {asker} out of the way came [s:trade], [s:animal] and [a:trade] on [a:thing], and the {spot} was
+  never so busy again.
 From that day the {asker} at the {spot} had to think of a new riddle, and people say it is still thinking.
 Out of pity {hero} baked the {fine} {s:fee} all the same, and {friend} and the {asker} shared them.
 Every [weekday] since then {friend} and the {asker} play cards at the {spot}, for [s:food].
@@ -969,19 +1129,25 @@ Every [weekday] since then {friend} and the {asker} play cards at the {spot}, fo
 The Borrowed [T:thing=thing]
 
 @borrow_need
-One [weekday] {hero} needed {a:thing}, and the only one in {place} belonged to [name=friend] the [trade=friend_trade].
-Nobody but [name=friend], [a:mood] [trade=friend_trade], owned {a:thing}, and it was [look=look] and much loved.
-There was a wedding to go to, and {hero} had no {thing}. But [name=friend] the [trade=friend_trade] had one.
+One [weekday] {hero} needed {a:thing}, and the only one in {place} belonged to [name=friend] the
+  [trade=friend_trade].
+Nobody but [name=friend], [a:mood] [trade=friend_trade], owned {a:thing}, and it was [look=look] and much
+  loved.
+There was a wedding to go to, and {hero} had no {thing}. But [name=friend] the [trade=friend_trade] had
+  one.
 
 @borrow_promise
-"You may have it," said {friend}, "if I get it back by [weekday=due], together with [few=rent] [s:food=fee]." {hero} promised.
+"You may have it," [said] {friend}, "if I get it back by [weekday=due], together with [few=rent]
+  [s:food=fee]." {hero} promised.
 {hero} gave {his} word: the {thing} would be back on [weekday=due], and [few=rent] [s:food=fee] with it.
-"Until [weekday=due]," said {friend} [how], "and bring [few=rent] [s:food=fee]." They shook hands on it.
+"Until [weekday=due]," [said] {friend} [how], "and bring [few=rent] [s:food=fee]." They shook hands on it.
 
 @borrow_joy
+Within a week {he} had shown the {thing} to [a:trade], [few] [s:trade], [a:animal] and [a:animal], and
+  each one [verb].
 For [few] happy days {hero} used the {thing} for everything, even for [s:food].
 Oh, what {a:thing} it was! {hero} [verb] with it, and [crowd] [verb].
-With the {thing} {he} could [deed], and so {he} did, [how].
+With the {thing} {he} could [deed], and so {he} did, [manner].
 
 @deed
 frighten [s:animal]
@@ -992,7 +1158,8 @@ stir [few] [s:food] at once
 
 @borrow_loss
 Then, the day before {due}, it slipped from {his} hand and was carried off by [a:animal=thief].
-But on the way home {he} sat down by the [landmark=spot] for a nap, and when {he} woke the {thing} was gone.
+But on the way home {he} sat down by the [landmark=spot] for a nap, and when {he} woke the {thing} was
+  gone.
 Alas, [a:animal=thief] saw the {thing} too, and liked it.
 A promise is a promise, but [a:animal=thief] had promised nothing, and took the {thing} away [hiding].
 
@@ -1003,13 +1170,13 @@ Tomorrow was {due}. {hero} saw the face of {friend} the {friend_trade} in every 
 
 @borrow_hunt
 All night {he} searched [hiding], [hiding] and [hiding], with [a:thing] for a lamp.
-{He} asked [a:trade], [a:trade] and [a:mood] [animal], and the [animal] alone was any help.
+{He} asked [a:trade], [a:trade] and [a:animal], and only the last was any help.
 {hero} followed a trail of [s:fruit] as far as the [landmark], where [a:animal] [beast_verb].
 
 @borrow_found
 And at dawn there was the {thing}, [hiding], with [few] [s:animal] asleep inside.
 There it lay at last, [hiding], (none the worse|a little the worse|wet but well|shinier than before).
-At cockcrow {he} found it in the hands of [a:trade], who had thought it was [a:food].
+At cockcrow {he} [found] it in the hands of [a:trade], who had thought it was [a:food].
 
 @borrow_return
 On {due}, as promised, {hero} knocked at the door of {friend} with the {thing} and {rent} {s:fee}.
@@ -1017,27 +1184,34 @@ So on {due} {friend} the {friend_trade} got the {thing} back, and with it {rent}
 {due} it was, and there stood {hero}: in one hand the {thing}, in the other {rent} {s:fee}.
 
 @borrow_end
-"Was there any trouble?" asked {friend} [how]. "With {a:thing}?" said {hero}. "Never."
+"Was there any trouble?" [asked] {friend} [how]. "With {a:thing}?" said {hero}. "Never."
 {friend} ate {rent} {s:fee} without a word and then said, "Next time, borrow the [thing] too."
-"Keep it," said {friend}. "Since you took it, I have got used to [a:thing]."
+"Keep it," [said] {friend}. "Since you took it, I have got used to [a:thing]."
 
 @market_title
 Market Day in [place=town]
 
 @market_list
-{His} [kin=boss] gave {him} [purse=purse] coins and a list: [a:thing=buy1], [a:colour=colour] [thing=buy2] and [few=many] [s:fruit=fruit].
-"Here are [purse=purse] coins," said {his} [kin=boss]. "Buy [a:thing=buy1], [a:colour=colour] [thing=buy2] and [few=many] [s:fruit=fruit]."
-With [purse=purse] coins from {his} [kin=boss] {he} was to buy [few=many] [s:fruit=fruit], [a:thing=buy1] and [a:colour=colour] [thing=buy2].
+{His} [kin=boss] gave {him} [purse=purse] coins and a list: [a:thing=buy1], [a:colour=colour] [thing=buy2]
+  and [few=many] [s:fruit=fruit].
+"Here are [purse=purse] coins," [said] {his} [kin=boss]. "Buy [a:thing=buy1], [a:colour=colour]
+  [thing=buy2] and [few=many] [s:fruit=fruit]."
+With [purse=purse] coins from {his} [kin=boss] {he} was to buy [few=many] [s:fruit=fruit], [a:thing=buy1]
+  and [a:colour=colour] [thing=buy2].
 
 @market_walk
-The road to {town} was full of [s:trade], and {hero} said the list over and over: {buy1}, {colour} {buy2}, {many} {s:fruit}.
+Everyone was going to {town}: [s:trade] with [s:thing], [s:trade] with [s:fruit], and one [animal] with
+  [a:thing].
+The road to {town} was full of [s:trade], and {hero} said the list over and over: {buy1}, {colour} {buy2},
+  {many} {s:fruit}.
 "Oh, {buy1}, {buy2}, {s:fruit}," {he} sang all the way to {town}, to the tune of [a:animal] in a hurry.
 In {town} there were [s:animal] for sale, and [s:food], and [a:trade] who [habit].
 
 @market_stall1
-First {he} found {a:buy1} at the stall of [name=seller1] the [trade=sells1], for [few=cost1] coins.
+First {he} [found] {a:buy1} at the stall of [name=seller1] the [trade=sells1], for [few=cost1] coins.
 The {buy1} cost [few=cost1] coins, and [name=seller1], who sold it, [verb].
-When {hero} picked up [a:look] {buy1}, [name=seller1] the [trade=sells1] said, "[^:few=cost1] coins," and {he} paid.
+When {hero} picked up [a:look] {buy1}, [name=seller1] the [trade=sells1] said, "[^:few=cost1] coins," and
+  {he} paid.
 
 @market_rest1
 That left {rest1} of the {purse}.
@@ -1046,8 +1220,10 @@ Now {he} had {rest1} coins.
 
 @market_stall2
 Then, from [name=seller2], [a:mood] [trade=sells2], {he} bought the {colour} {buy2} for [few=cost2].
-There was only one {colour} {buy2} in all {town}, and [name=seller2] the [trade=sells2] wanted [few=cost2] coins for it.
-A [trade=sells2] called [name=seller2] showed {him} [few] [s:thing] before {he} saw the {colour} {buy2}, for [few=cost2] coins.
+There was only one {colour} {buy2} in all {town}, and [name=seller2] the [trade=sells2] wanted [few=cost2]
+  coins for it.
+Then [a:trade=sells2] called [name=seller2] showed {him} [few] [s:thing] before {he} saw the {colour}
+  {buy2}, for [few=cost2] coins.
 
 @market_rest2
 {^:rest1} less {cost2} is {rest2}, {he} reckoned.
@@ -1056,45 +1232,55 @@ That made {rest2}, and {he} counted them [few] times.
 
 @market_stall3
 Last came the {s:fruit}: {many} of them, one coin each, and not one of them [colour].
-The {many} {s:fruit} cost a coin apiece, and {he} chose them [how].
+The {many} {s:fruit} cost a coin apiece, and {he} chose them [manner].
 {^:many} {s:fruit} for {many} coins: [a:animal] could have worked it out, and nearby [a:animal] did.
 
 @market_rest3
-{He} walked home with {rest3} in {his} pocket.
+Homeward {he} [went] with {rest3} in {his} pocket.
 Of the {purse} coins, {rest3} remained.
 And {rest3} left over!
 
 @market_home
-"The {buy1}?" asked {his} {boss}. "Here." "The {colour} {buy2}?" "Here." "{^:many} {s:fruit}?" "Here," said {hero}, "nearly."
-{His} {boss} laid it all out: {a:buy1}, {a:colour} {buy2}, {many} {s:fruit}. "And how much is left?" "{^:rest3}," said {hero}.
-At home the {boss} [verb]. "From {seller1}? For {cost1} coins? And {cost2} to {seller2}? In my day one paid in [s:food]!"
+"The {buy1}?" [asked] {his} {boss}. "Here." "The {colour} {buy2}?" "Here." "{^:many} {s:fruit}?" "Here,"
+  [said] {hero}, "nearly."
+{His} {boss} laid it all out: {a:buy1}, {a:colour} {buy2}, {many} {s:fruit}. "And how much is left?"
+  "{^:rest3}," [said] {hero}.
+At home the {boss} [verb]. "From {seller1}? For {cost1} coins? And {cost2} to {seller2}? In my day one
+  paid in [s:food]!"
 
 @quarrel_title
 Whose Is the [T:thing=thing]?
 
 @quarrel_start
-On [weekday=day] [name=left] the [trade=left_trade] and [name=right] the [trade=right_trade] came to {hero}, each holding
-  one end of {a:thing}.
-To {his} door on [weekday=day] came [name=left], [a:trade=left_trade], and [name=right], [a:trade=right_trade], both red in the face
-  and both holding the same {thing}.
-Early on [weekday=day] shouting was heard in the lane. It was [name=left] the [trade=left_trade] and [name=right] the [trade=right_trade], and
-  between them {a:thing}.
+On [weekday=day] [name=left] the [trade=left_trade] and [name=right] the [trade=right_trade] came to
+  {hero}, each holding one end of {a:thing}.
+To {his} door on [weekday=day] came [name=left], [a:trade=left_trade], and [name=right],
+  [a:trade=right_trade], both red in the face and both holding the same {thing}.
+Early on [weekday=day] shouting was heard in the lane. It was [name=left] the [trade=left_trade] and
+  [name=right] the [trade=right_trade], and between them {a:thing}.
 
 @quarrel_left
-"It is mine," said {left}. "I had it from my [kin=left_kin], and it has [a:colour=left_mark] spot on the bottom."
+"It is mine," [said] {left}. "I had it from my [kin=left_kin], and it has [a:colour=left_mark] spot on the
+  bottom."
 {left} spoke first: "My [kin=left_kin] gave it to me. Look for [a:colour=left_mark] spot underneath."
-"Every [animal] knows it is mine," said {left}, "from my [kin=left_kin], with [a:colour=left_mark] spot below."
+"Every [animal] knows it is mine," [said] {left}, "from my [kin=left_kin], with [a:colour=left_mark] spot
+  below."
 
 @quarrel_right
-"Lies," said {right} [how]. "I won it from [a:trade=right_from], and the spot is [colour=right_mark]."
-{right} [verb]. "It came to me from [a:trade=right_from], for [few] [s:food], and the spot on it is [colour=right_mark]."
-"I bought it," said {right}, "from [a:trade=right_from] with one ear, and every fool knows that the spot is [colour=right_mark]."
+"Lies," [said] {right} [how]. "I won it from [a:trade=right_from], and the spot is [colour=right_mark]."
+{right} [verb]. "It came to me from [a:trade=right_from], for [few] [s:food], and the spot on it is
+  [colour=right_mark]."
+"I bought it," [said] {right}, "from [a:trade=right_from] with one ear, and every fool knows that the spot
+  is [colour=right_mark]."
 
 @quarrel_think
+Outside gathered [few] [s:trade], [a:animal] and [a:trade] selling [s:food], for nothing draws a crowd
+  like {a:thing}.
 {hero} looked at the {thing}, at {left}, at {right}, and asked for [a:food].
 The {thing} was put on the table between {left} and {right}, and nobody was allowed to [deed].
-"So," said {hero} [how], "{left_mark}, says {left}, and {right_mark}, says {right}."
-"From {a:right_from}, or from {a:left_kin}," said {hero}. "That is the question, and I need [a:food] to answer it."
+"So," [said] {hero} [how], "{left_mark}, says {left}, and {right_mark}, says {right}."
+"From {a:right_from}, or from {a:left_kin}," [said] {hero}. "That is the question, and I need [a:food] to
+  answer it."
 
 @quarrel_test
 Then {he} said: "We shall saw it in half." {left} [verb]. {right} [verb].
@@ -1102,17 +1288,18 @@ Then {he} said: "We shall saw it in half." {left} [verb]. {right} [verb].
 So {he} asked each of them to play [a:thing] on it, or failing that, [a:food].
 
 @verdict_left
-They turned the {thing} over. The spot was {left_mark}. "{left}," said {hero}, "it is yours."
+They turned the {thing} over. The spot was {left_mark}. "{left}," [said] {hero}, "it is yours."
 Under the dust there was a spot, and it was {left_mark}, just as the {left_trade} had said.
 {hero} scratched at it with [a:thing]. {^:left_mark}! {right} the {right_trade} [verb].
 
 @verdict_right
-They turned the {thing} upside down. The spot was {right_mark}. "{right}," said {hero}, "it is yours."
+They turned the {thing} upside down. The spot was {right_mark}. "{right}," [said] {hero}, "it is yours."
 Beneath the dirt there was a spot, and it was {right_mark}, just as the {right_trade} had said.
 A drop of vinegar, a rub, and the spot shone {right_mark}! {left} the {left_trade} [verb].
 
 @verdict_none
-The spot, it turned out, was [colour=mark]. "Not {left_mark}," said {hero}, "and not {right_mark}. I shall keep it myself."
+The spot, it turned out, was [colour=mark]. "Not {left_mark}," [said] {hero}, "and not {right_mark}. I
+  shall keep it myself."
 It had no spot at all. It had [a:animal] in it, and the [animal] said nothing.
 
 @quarrel_after
@@ -1133,20 +1320,190 @@ That night {hero} told the whole story to {pet_name}, and {pet_name} [beast_verb
 In all this nobody had fed {pet_name}, and the {pet} [beast_verb].
 
 @end_plain
+There was dancing afterwards, with [a:trade] on [a:thing], [few] [s:animal] on [s:thing] and [s:food] for
+  all.
+Everybody got [a:food], except [a:trade], who got [a:thing] and [verb].
 And the {trade} of {place} stayed {mood} to the end of {his} days, more or less.
 In {place} they still tell it every {season}, and every {season} the [thing] in it gets bigger.
 But that, as {hero} the {trade} liked to say, is what [weekday] is for.
 {hero} went to bed, {mood} as ever, and dreamed of [s:food].
 For once {a:mood} {trade} had been lucky, and {he} knew it, and [verb].
 After that there was nothing to do but eat [s:food], so they did.
-'''
+
+@verb
+chuckled
+shivered
+whistled
+nodded
+blinked
+hummed
+shrugged
+curtsied
+coughed
+blushed
+winked
+grinned
+said nothing
+forgave everyone
+counted to ten
+stood on one leg
+turned [colour]
+laughed like [a:animal]
+bowed like [a:trade]
+grew as quiet as [a:thing]
+sighed into [a:thing]
+walked straight into [a:trade]
+dropped [a:food]
+sat down on [a:thing]
+hid behind [a:thing]
+sneezed [few] times
+thought of [s:food]
+whispered something about [s:animal]
+offered everyone [a:food]
+tripped over [a:animal]
+looked (long|hard|sadly|fondly) at [a:thing]
+began to eat [a:food]
+pretended to be [a:trade]
+tapped on [a:thing] [few] times
+made a noise like [a:thing]
+howled like [a:animal]
+smiled as [s:trade] do
+blew on [a:thing]
+saw (pink|double|invisible|singing) [s:animal]
+wished for [a:food]
+
+@beast_verb
+snored
+sneezed
+sulked
+watched the door
+looked innocent
+disagreed
+yawned
+sat on the evidence
+ate [a:food]
+devoured [few] [s:food]
+chased [a:animal]
+drove [a:trade] up a tree
+fell off [a:thing]
+slept inside [a:thing]
+stole [a:food] from [a:trade]
+sang to [a:thing]
+stared at [a:thing]
+bit [a:trade]
+dug up [a:thing]
+carried off [a:thing]
+rolled in [s:food]
+fell in love with [a:animal]
+growled at [a:thing]
+played dead beside [a:thing]
+taught [a:animal] to dance
+buried [few] [s:fruit]
+hid from [a:animal]
+inspected [a:thing]
+took [a:trade] for [a:animal]
+moved one step closer to the [s:food]
+
+@how
+very [manner]
+rather [manner], like [a:trade]
+as [manner] as [a:animal]
+most [manner] of all
+at once
+holding [a:food] in each hand
+brandishing [a:thing]
+through a mouthful of [food]
+over the noise of [few] [s:animal]
+without looking up from [a:thing]
+into [a:thing]
+from behind [a:thing]
+startling [a:animal]
+for the [nth_word] time
+with a glance at [a:trade]
+between two [s:food]
+through the keyhole
+
+@nth_word
+second
+third
+seventh
+hundredth
+
+@habit
+talked [often] to [s:animal]
+slept [often] beside [a:thing]
+could whistle like [a:animal]
+could juggle [few] [s:fruit]
+collected [s:thing]
+kept [a:animal] in [a:thing]
+went nowhere without [a:thing]
+distrusted [s:trade]
+feared [s:animal]
+stirred tea with [a:thing]
+was once kissed by [a:trade]
+had once won [a:thing] at cards
+once lost [few] [s:thing] in one day
+called every [animal] by name
+bowed to every [animal]
+lived on [s:food] and [s:fruit]
+believed in second breakfasts
+owed everyone [few] [s:food]
+wrote poems about [s:food]
+wrote letters to [a:trade] in [place]
+was said to be half [animal]
+wore [a:thing] for a hat
+could not pass [a:trade] without a joke
+danced with [a:thing] on [weekday]
+
+@hiding
+underneath [a:thing]
+in the shadow of [a:thing]
+beside [a:animal]
+inside [a:thing]
+among the [s:fruit]
+beneath [few] [s:thing]
+in a barrel of [s:food]
+in a basket of [s:fruit]
+next to [a:trade]
+below the floorboards
+in the oven
+in the hayloft
+up the chimney
+down the well
+in the bell tower
+in the rain barrel
+between [few] [s:food]
+on top of the [landmark]
+behind the [landmark]
+under the [landmark]
+within sight of the [landmark]
+at the house of [a:trade]
+
+@place
+[place_head][place_tail]
+
+@pet_name
+[pet_title] [pet_word]
+"""
 
 GENDER = {name: gender for names, gender in ((WOMEN, "she"), (MEN, "he")) for name in read_words(names)}
 LISTS = {name: read_words(text) for name, text in WORDS.items()}
 LISTS["riddle"] = [question for question, _ in RIDDLES]
-LISTS["name"] = [name for pair in zip(read_words(WOMEN), read_words(MEN)) for name in pair]
+LISTS["name"] = [name for pair in zip(read_words(WOMEN), read_words(MEN), strict=True) for name in pair]
 GROUPS = read_grammar(GRAMMAR)
-MAY_REPEAT = {"few", "said", "weekday", "purse", "meal", "upto", "verb", "how"}  # within one story
+# A story draws without replacement, except from these.
+MAY_REPEAT = set("few said asked cried weekday purse meal upto place pet_name".split())
+
+FLATTEN = 6.0  # rank r of a list has weight 1 / (r - 1 + FLATTEN): Zipf's law as Mandelbrot put it
+DRESSED = 0.5  # how often a noun gets an adjective
+DRESS = {  # the adjectives that fit
+    "thing": "thing_word",
+    "animal": "animal_word",
+    "trade": "trade_word",
+    "food": "food_word",
+    "fruit": "food_word",
+}
+DRESSED_FORMS = {"a": ("a", ""), "A": ("A", ""), "s": ("", "plain s")}  # forms of adjective and noun
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -1213,6 +1570,8 @@ class Story:
 
     def lead(self, nodes):
         """As much of the nodes as is forced."""
+        if len(nodes) == 1 and isinstance(nodes[0], Fixed):  # a plain word: most alternatives are
+            return Lead(nodes[0].text, [], ())
         text, mentions = "", []
         for index, node in enumerate(nodes):
             if isinstance(node, Fixed):
@@ -1234,10 +1593,26 @@ class Story:
             source, _, slot = source.partition("@")
             source += "_" + self.items[slot].word
         if source in self.lists:
-            words = self.fresh(source, list(enumerate(self.lists[source])))
-            return [((source, w), (Fixed(FORMS[node.form](w[1])),), 1.0 / (w[0] + 1)) for w in words]
+            options = self.words(source, node.form, 1.0)
+            if node.form in DRESSED_FORMS and source in DRESS:
+                options = self.words(source, node.form, 1.0 - DRESSED)
+                adjective, noun = DRESSED_FORMS[node.form]
+                bare = Drawn(noun, source, node.slot)
+                for key, nodes, weight in self.words(DRESS[source], adjective, DRESSED, " "):
+                    options.append((key, (*nodes, bare), weight))
+            return options
         lines = self.fresh(source, GROUPS[source])
         return [((source, line), parse_template(line), 1.0) for line in lines]
+
+    def words(self, source, form, probability, after=""):
+        """The fresh words of a list as alternatives that share this probability."""
+        words = self.fresh(source, list(enumerate(self.lists[source])))
+        weights = [1.0 / (rank + FLATTEN) for rank, _ in words]
+        scale = probability / sum(weights)
+        return [
+            ((source, word), as_nodes(form, word[1], after), weight * scale)
+            for word, weight in zip(words, weights, strict=True)
+        ]
 
     def fresh(self, source, everything):
         """What this story has not used yet, or everything once less than two are left."""
@@ -1254,7 +1629,7 @@ class Story:
         """
         leads = [self.lead(nodes) for _, nodes, _ in options]
         texts = [lead.text for lead in leads]
-        borrowing = prefix_clash(texts) is not None
+        borrowing = bool(following) and prefix_clash(tuple(texts)) is not None
         if borrowing:
             texts = [lead.text + ("" if lead.rest else following) for lead in leads]
         start, byte, steps = self.pen.offset, self.pen.byte, len(self.pen.steps)
@@ -1299,7 +1674,8 @@ class Story:
         """Put down a Drawn or Either node and remember what it says if it has a name."""
         before = len(self.pen.steps)
         key, text, borrowed = self.branch(self.options(node), following)
-        if isinstance(node, Drawn) and node.slot:
+        dressed = key and key[0] in DRESS.values()  # the bare noun after the adjective remembers itself
+        if isinstance(node, Drawn) and node.slot and not dressed:
             word = key[1][1] if isinstance(key[1], tuple) else text
             bits = math.fsum(step.bits for step in self.pen.steps[before:])
             seen = self.pen.byte - (len(following.encode()) if borrowed else 0)
@@ -1311,8 +1687,8 @@ class Story:
     def gender_bits(self, gender):
         """The price of a gender: how surprising it is among all names."""
         weights = {"she": 0.0, "he": 0.0}
-        for rank, name in enumerate(self.lists["name"], 1):
-            weights[GENDER[name]] += 1.0 / rank
+        for rank, name in enumerate(self.lists["name"]):
+            weights[GENDER[name]] += 1.0 / (rank + FLATTEN)
         return math.log2(sum(weights.values()) / weights[gender])
 
     # -- what plots use ------------------------------------------------------------------------------
@@ -1412,8 +1788,9 @@ def trade(story):
     story.tell("/trade_home")
     story.tell("trade_recite")
     for stage in range(swaps, 0, -1):
-        links = f" {{p{stage}}} gave me the {{t{stage}}} for the {{t{stage - 1}}}" + (";" if stage > 1 else '."')
-        story.follow(parse_template(links))
+        stop = ";" if stage > 1 else '."'
+        swap = f" {{p{stage}}} gave me the {{t{stage}}} for the {{t{stage - 1}}}{stop}"
+        story.follow(parse_template(swap))
     story.tell("trade_end")
 
 
@@ -1690,7 +2067,7 @@ def write_files(seed, stories, out):
     write_atomically(out, text)
     write_atomically(out.with_name(out.name + ".json"), json.dumps(facts, indent=2) + "\n")
     floor = facts["floor_bits_per_byte"]
-    print(f"{out}: {stories} stories, {facts['bytes']} bytes, {floor['validation']:.4f} bits/byte (validation)")
+    print(f"{out}: {stories} stories, {facts['bytes']} bytes, validation {floor['validation']:.4f} bits/byte")
 
 
 def check(path):

@@ -1,0 +1,137 @@
+"""Train every version on one text and compare them in bits/byte: a table, a plot, and a sample of each.
+
+    python benchmarks/ladder.py                      # every version as its defaults have it, the README's table
+    python benchmarks/ladder.py --seconds 60         # the same seconds of training for every version
+    python benchmarks/ladder.py --tokens 5000000     # the same tokens
+    python benchmarks/ladder.py --seeds 3 --versions v4 v5 --data FILE --flags "--n-layer 6"
+
+Runs go one after another, seed by seed, so that a change in the machine's speed meets every version. A figure is what
+the version's own `eval` prints for the run: the whole validation split, the weights of the lowest validation loss.
+With several seeds the table gives medians, and the lowest and highest in brackets.
+"""
+
+import argparse
+import csv
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+SCORE = re.compile(
+    r"^([\d.]+) nats/token .*?\| ([\d.]+) bits/byte over ([\d,]+) tokens(?: \| (-?[\d.]+) above.*of ([\d.]+))?"
+)
+
+
+def run_version(script, arguments, folder):
+    """Train once, then evaluate; returns the figures of the run. Raises CalledProcessError if a command fails."""
+    began = time.perf_counter()
+    command = [sys.executable, str(script), "train", "--out", str(folder), *arguments]
+    shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    wall = time.perf_counter() - began
+    data = [a for pair in zip(arguments, arguments[1:]) if pair[0] == "--data" for a in pair]
+    printed = subprocess.run(
+        [sys.executable, str(script), "eval", "--out", str(folder), *data],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    score = SCORE.search(printed.splitlines()[0])
+    with open(folder / "metrics.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        "parameters": int(re.search(r"([\d,]+) parameters", shown)[1].replace(",", "")),
+        "bits_per_byte": float(score[2]),
+        "gap": float(score[4]) if score[4] else None,
+        "floor": float(score[5]) if score[5] else None,
+        "seconds": float(rows[-1]["seconds"]),
+        "wall": wall,
+        "tokens": int(rows[-1]["tokens"]),
+        "curve": [(float(row["seconds"]), float(row["val_bits_per_byte"])) for row in rows],
+        "sample": (folder / "sample.txt").read_text(encoding="utf-8"),
+    }
+
+
+def spread(runs, key, digits):
+    """Median of a figure over the seeds, and its range where there are several."""
+    values = [run[key] for run in runs]
+    text = f"{statistics.median(values):,.{digits}f}"
+    return text if len(values) == 1 else f"{text} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def table(results):
+    """The results as a Markdown table."""
+    lines = ["| file | parameters | bits/byte | above the floor | training, s | whole command, s | tokens seen |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for name, runs in results.items():
+        gap = spread(runs, "gap", 3) if runs[0]["gap"] is not None else "not known"
+        cells = [f"`{name}.py`", f"{runs[0]['parameters']:,}", spread(runs, "bits_per_byte", 3), gap]
+        cells += [spread(runs, "seconds", 0), spread(runs, "wall", 0), f"{runs[0]['tokens']:,}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(results, path):
+    """Validation loss against seconds of training, the first seed of each version."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="seconds of training", ylabel="validation loss (bits/byte)")
+    for name, runs in results.items():
+        axes.plot(*zip(*runs[0]["curve"], strict=True), "o-", markersize=3, label=name)
+    floor = next(iter(results.values()))[0]["floor"]
+    if floor:
+        axes.axhline(floor, color="gray", linewidth=1, label="entropy of the text")
+    axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def write_report(args, results, command):
+    """ladder.md and ladder.png, rewritten after every seed, so that an interrupted comparison keeps what it has."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = f"# The ladder, measured\n\n`{command}`\n\n{table(results)}\n\n![loss against seconds]({args.name}.png)\n"
+    for name, runs in results.items():
+        text += f"\n## {name}\n\n```text\n{runs[0]['sample'].strip()}\n```\n"
+    (args.out / f"{args.name}.md").write_text(text, encoding="utf-8")
+    plot(results, args.out / f"{args.name}.png")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
+    parser.add_argument("--versions", nargs="+", default=[f"v{i}" for i in range(6)], help="prefixes: v0 ... v5")
+    parser.add_argument("--seconds", type=float, help="seconds of training, the same for all")
+    parser.add_argument("--tokens", type=int, help="tokens of training, the same for all")
+    parser.add_argument("--seeds", type=int, default=1, help="runs per version")
+    parser.add_argument("--flags", default="", help="further flags for every version, in one string")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="folder for NAME.md and NAME.png")
+    parser.add_argument("--name", default="ladder")
+    args = parser.parse_args()
+    scripts = [path for v in args.versions for path in sorted(ROOT.glob(f"{v}_*.py"))]
+    results = {script.stem: [] for script in scripts}
+    command = "python benchmarks/ladder.py " + shlex.join(sys.argv[1:])
+    for seed in range(args.seeds):
+        for script in scripts:
+            arguments = ["--data", args.data, "--seed", str(1337 + seed), *shlex.split(args.flags)]
+            if args.seconds:
+                arguments += ["--max-seconds", str(args.seconds)]
+            if args.tokens:
+                sys.path.insert(0, str(ROOT))
+                cfg = __import__(script.stem).Config()
+                arguments += ["--max-steps", str(round(args.tokens / cfg.batch_size / cfg.block_size))]
+            with tempfile.TemporaryDirectory() as folder:
+                run = run_version(script, arguments, Path(folder) / "run")
+            results[script.stem].append(run)
+            print(f"{script.stem} seed {1337 + seed}: {run['bits_per_byte']:.4f} bits/byte, {run['seconds']:.0f} s")
+        write_report(args, {name: runs for name, runs in results.items() if runs}, command.strip())
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

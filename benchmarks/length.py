@@ -1,0 +1,42 @@
+"""Train v2, v3 and v4 once, then score the same tokens with 1x, 2x and 4x the trained context before them.
+
+    python benchmarks/length.py [--data FILE] [--seconds 120]
+
+The tokens are the last block_size of every segment of 4 x block_size of the validation split (see
+`evaluate_context` in v3). v1 has no position embeddings beyond its own, so it cannot take part.
+"""
+
+import argparse
+import importlib
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
+    parser.add_argument("--seconds", type=float, default=0, help="seconds of training (default: the version's own)")
+    parser.add_argument("--versions", nargs="+", default=["v2_bpe_rope", "v3_alibi", "v4_gqa_swiglu", "v5_ngpt"])
+    parser.add_argument("--seeds", type=int, default=1)
+    args = parser.parse_args()
+    score_like = importlib.import_module("v3_alibi").evaluate_context
+    lines = ["| version | seed | 1x, bits/byte | 2x | 4x |", "|---|---|---|---|---|"]
+    for seed in range(1337, 1337 + args.seeds):
+        for name in args.versions:
+            version = importlib.import_module(name)
+            with tempfile.TemporaryDirectory() as folder:
+                cfg = version.Config(data=args.data, max_seconds=args.seconds, out=str(Path(folder) / "run"), seed=seed)
+                run = version.load_run(version.train(cfg))
+            corpus, block_size = version.load_corpus(run.cfg, run.tokenizer), run.cfg.block_size
+            scores = [score_like(run.model, corpus.val, run.tokenizer, block_size, k * block_size) for k in (1, 2, 4)]
+            cells = [f"`{name}`", str(seed), *(f"{score['bits_per_byte']:.4f}" for score in scores)]
+            lines.append(f"| {' | '.join(cells)} |")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
