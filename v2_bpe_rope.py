@@ -219,15 +219,15 @@ def attention_bias(T, device):
 
 def rotation_angles(T, head_dim, base, device):
     """Angles position * base^(-2i / D) for i = 0 to D/2 - 1, as cosines and sines (arXiv:2104.09864, equation 15)."""
-    frequencies = base ** (-torch.arange(0, head_dim, 2, device=device).float() / head_dim)  # (D/2)
-    angles = torch.outer(torch.arange(T, device=device).float(), frequencies)  # (T, D/2)
+    frequencies = base ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)  # (D/2)
+    angles = torch.arange(T, device=device)[:, None] * frequencies  # (T, D/2)
     return angles.cos(), angles.sin()
 
 
 def rotate(x, cos, sin):
-    """Turn each plane (x[i], x[i + D/2]) of x (B, H, T, D) by its angle (equation 34, half-split layout)."""
-    a, b = x.chunk(2, dim=-1)  # (B, H, T, D/2)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).type_as(x)  # (B, H, T, D)
+    """Turn each plane (x[i], x[i + D/2]) of x (..., T, D) by its angle (equation 34, half-split layout)."""
+    a, b = x.chunk(2, dim=-1)  # (..., T, D/2)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).type_as(x)  # (..., T, D)
 
 
 class CausalSelfAttention(nn.Module):
@@ -377,7 +377,7 @@ def evaluate(model, tokens, n_bytes, block_size):
 
 def pick_next(logits, temperature, top_k, top_p, generator):
     """Draw one token per row of logits (B, V); returns ids (B,)."""
-    if temperature == 0:
+    if temperature < 1e-6:  # zero, or too little to divide by
         return logits.argmax(-1)
     logits = logits / temperature
     if top_k:
@@ -412,20 +412,18 @@ def stream_text(model, tokenizer, cfg):
     """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
     idx = torch.tensor([tokenizer.encode(cfg.prompt or "\n")], device=next(model.parameters()).device)
     how = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
-    text, shown, pending = "", 0, []
+    text, shown, ids = "", 0, []
     for next_ids in generate(model, idx, cfg.max_new_tokens, cfg.block_size, *how):
-        pending.append(next_ids.item())
-        piece = tokenizer.decode(pending)
-        if piece.endswith("\ufffd") and len(pending) < 4:
-            continue  # tokens may end in the middle of a character, which has up to 4 bytes
-        text, pending = text + piece, []
+        ids.append(next_ids.item())
+        text = tokenizer.decode(ids)
         if cfg.stop and cfg.stop in text:
             yield text[shown : text.index(cfg.stop)]
             return
-        final = max(shown, len(text) - max(0, len(cfg.stop) - 1))  # what follows could begin the stop string
+        unsure = max(len(cfg.stop) - 1, text.endswith("\ufffd"))  # may begin the stop string, or be half a character
+        final = max(shown, len(text) - unsure)
         yield text[shown:final]
         shown = final
-    yield text[shown:] + tokenizer.decode(pending)
+    yield text[shown:]
 
 
 # ------------------------------------------------------------------------------------------------------- 7 CHECKPOINT
@@ -521,7 +519,7 @@ class Run:
 
     folder: Path
     cfg: Config
-    tokenizer: BPETokenizer
+    tokenizer: object  # with encode, decode and vocab_size
     model: nn.Module
 
 

@@ -399,7 +399,7 @@ def evaluate_context(model, tokens, tokenizer, block_size, context):
 
 def pick_next(logits, temperature, top_k, top_p, generator):
     """Draw one token per row of logits (B, V); returns ids (B,)."""
-    if temperature == 0:
+    if temperature < 1e-6:  # zero, or too little to divide by
         return logits.argmax(-1)
     logits = logits / temperature
     if top_k:
@@ -434,20 +434,18 @@ def stream_text(model, tokenizer, cfg):
     """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
     idx = torch.tensor([tokenizer.encode(cfg.prompt or "\n")], device=next(model.parameters()).device)
     how = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
-    text, shown, pending = "", 0, []
+    text, shown, ids = "", 0, []
     for next_ids in generate(model, idx, cfg.max_new_tokens, cfg.block_size, *how):
-        pending.append(next_ids.item())
-        piece = tokenizer.decode(pending)
-        if piece.endswith("\ufffd") and len(pending) < 4:
-            continue  # tokens may end in the middle of a character, which has up to 4 bytes
-        text, pending = text + piece, []
+        ids.append(next_ids.item())
+        text = tokenizer.decode(ids)
         if cfg.stop and cfg.stop in text:
             yield text[shown : text.index(cfg.stop)]
             return
-        final = max(shown, len(text) - max(0, len(cfg.stop) - 1))  # what follows could begin the stop string
+        unsure = max(len(cfg.stop) - 1, text.endswith("\ufffd"))  # may begin the stop string, or be half a character
+        final = max(shown, len(text) - unsure)
         yield text[shown:final]
         shown = final
-    yield text[shown:] + tokenizer.decode(pending)
+    yield text[shown:]
 
 
 # ------------------------------------------------------------------------------------------------------- 7 CHECKPOINT
@@ -543,7 +541,7 @@ class Run:
 
     folder: Path
     cfg: Config
-    tokenizer: BPETokenizer
+    tokenizer: object  # with encode, decode and vocab_size
     model: nn.Module
 
 

@@ -73,6 +73,7 @@ def folder(tmp_path, monkeypatch):
     """An empty folder with a text to learn from, as the working directory."""
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text(TEXT, encoding="utf-8", newline="")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and it matters to a power cut only
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield tmp_path
@@ -322,6 +323,7 @@ def child(module, settings, patch=lambda module: None):
         return pid
     status = 99
     try:
+        os.fsync = lambda descriptor: None
         for number in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         patch(module)
@@ -338,13 +340,12 @@ def die():
 def at_call(n, how):
     # die at the n-th write of a file: with half of it written, just before it takes its name, or just after
     def patch(module):
-        count, fsync, replace = [0], os.fsync, os.replace
+        count, replace = [0], os.replace
         def torn(descriptor):
             count[0] += 1
             if count[0] == n and how == "torn":
                 os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
                 die()
-            fsync(descriptor)
         def renamed(a, b):
             if count[0] >= n and how == "before":
                 die()
@@ -687,7 +688,7 @@ def test_library_calls(name, capsys):
     nats = score["nats_per_token"]
     assert score["perplexity"] == pytest.approx(math.exp(nats))
     assert score["bits_per_byte"] == pytest.approx(nats * score["tokens"] / n_bytes / math.log(2))
-    idx = torch.tensor([run.tokenizer.encode("the old fox"), run.tokenizer.encode("the red key")])
+    idx = torch.tensor([run.tokenizer.encode(text)[:4] for text in ("the old fox", "a red key")])
     how = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     drawn = [torch.stack(list(module.generate(run.model, idx, 20, 8, **how, seed=s)), 1) for s in (1, 1, 2)]
     assert drawn[0].shape == (2, 20) and 0 <= drawn[0].min() and drawn[0].max() < run.tokenizer.vocab_size
@@ -696,7 +697,7 @@ def test_library_calls(name, capsys):
     assert torch.equal(*greedy)
     narrow = torch.stack(list(module.generate(run.model, idx, 9, 8, top_k=1)), 1)
     assert torch.equal(narrow, greedy[0])
-    logits, loss = run.model(idx[:, :3], idx[:, 1:4])
+    logits, loss = run.model(idx[:, :3], targets=idx[:, 1:4])
     assert logits.shape == (2, 3, run.tokenizer.vocab_size) and loss.shape == ()
 
 
@@ -798,6 +799,22 @@ def fails_at(n, whole, error):
         return whole(*args, **more)
 
     return function
+
+
+@every_version
+def test_every_file_is_flushed_before_it_takes_its_name(name, monkeypatch):
+    module = importlib.import_module(name)
+    events, replace = [], os.replace
+
+    def renamed(a, b):
+        events.append(str(b))
+        replace(a, b)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append("flush"))
+    monkeypatch.setattr(os, "replace", renamed)
+    module.main(flags(small(name, out="run")))
+    assert {Path(file).name for file in events[1::2]} >= FILES
+    assert events[::2] == ["flush"] * (len(events) // 2) and "flush" not in events[1::2]
 
 
 @pytest.mark.parametrize("call_name", ["fsync", "replace"])

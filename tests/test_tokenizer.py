@@ -336,6 +336,30 @@ def test_training_refuses(kwargs, message):
         BPETokenizer.train(**{"text": "some text", "vocab_size": 300, "progress": False, **kwargs})
 
 
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"vocab_size": 255},
+        {"special_tokens": ["<a>", "<a>"]},
+        {"special_tokens": ["\ud800"]},
+        {"pattern": "("},
+    ],
+)
+def test_training_refuses_before_it_reads_the_text(kwargs):
+    def blocks():
+        raise AssertionError("the text was read")
+        yield ""
+
+    with pytest.raises(TokenizerError):
+        BPETokenizer.train(blocks(), **{"vocab_size": 300, "progress": False, **kwargs})
+
+
+@pytest.mark.parametrize("order", [[0] * 256, range(255), b"abc"])
+def test_a_byte_order_holds_every_byte_once(order):
+    with pytest.raises(TokenizerError, match="byte_order"):
+        BPETokenizer(byte_order=order)
+
+
 def test_training_memory_does_not_grow_with_the_text():
     rng = random.Random(1)
     words = [" " + "".join(rng.choices("abcdefgh", k=rng.randrange(2, 9))) for _ in range(3_000)]
@@ -837,6 +861,7 @@ BAD_FIELDS = {
     "pattern": ["(", "(a)", "", None, 5, ["a"]],
     "special_tokens": [
         {"<e>": 257},
+        {"<e>": 258, "<f>": 258},
         {"<e>": -1},
         {"<e>": "258"},
         {"<e>": 1.5},

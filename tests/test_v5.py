@@ -229,7 +229,7 @@ def widest_miss_from_unit_norm(model):
 
 @pytest.fixture
 def float64(monkeypatch):
-    """v5 raises bfloat16 to float32 with .float() for norms, angles and the loss; here the same lines give float64."""
+    """v5 makes angles and the loss with .float(), so at float32; under this fixture the same lines give float64."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     torch.set_default_dtype(torch.float64)
     yield
