@@ -28,6 +28,7 @@ import os
 import re
 import sys
 import warnings
+from array import array
 from collections import Counter, defaultdict
 from itertools import chain, cycle, groupby, islice, pairwise, repeat
 from pathlib import Path
@@ -310,24 +311,31 @@ def merge_short(ids, ranks):
 
 
 def merge_long(ids, ranks):
-    """The same result in O(n log n), for chunks like a million letters without a space: candidates wait
-    in a heap, and a merge unlinks its right token from a doubly linked list instead of moving the rest."""
+    """The same result in O(n log n), for chunks like a million letters without a space. The places of each
+    merge wait in a list; a heap tells which merge was learned first. A merge only makes work for later
+    ones, and unlinks its right token from a doubly linked list instead of moving everything behind it."""
     n = len(ids)
-    after, before = list(range(1, n + 1)), list(range(-1, n - 1))
-    heap = [(ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in ranks]
-    heapq.heapify(heap)
+    after, before = array("i", range(1, n + 1)), array("i", range(-1, n - 1))  # a tenth of a list's size
+    waiting = defaultdict(list)  # rank -> where such a pair starts
+    for i, pair in enumerate(pairwise(ids)):
+        if pair in ranks:
+            waiting[ranks[pair]].append(i)
+    heap = sorted(waiting)
     while heap:
-        new, i = heapq.heappop(heap)
-        j = after[i]
-        if j == n or ranks.get((ids[i], ids[j])) != new:
-            continue  # one of the two was merged with something else meanwhile
-        ids[i], ids[j] = new, -1
-        k = after[i] = after[j]
-        if k < n:
-            before[k] = i
-        for left, right in ((before[i], i), (i, k)):
-            if left >= 0 and right < n and (ids[left], ids[right]) in ranks:
-                heapq.heappush(heap, (ranks[ids[left], ids[right]], left))
+        new = heapq.heappop(heap)
+        for i in sorted(waiting.pop(new)):  # from left to right: "aaa" becomes "aa", "a"
+            j = after[i]
+            if j == n or ranks.get((ids[i], ids[j])) != new:
+                continue  # one of the two was merged with something else meanwhile
+            ids[i], ids[j] = new, -1
+            k = after[i] = after[j]
+            if k < n:
+                before[k] = i
+            for left, right in ((before[i], i), (i, k)):
+                if left >= 0 and right < n and (rank := ranks.get((ids[left], ids[right]))):
+                    if rank not in waiting:
+                        heapq.heappush(heap, rank)
+                    waiting[rank].append(left)
     return [token for token in ids if token >= 0]
 
 
@@ -339,7 +347,7 @@ class ChunkCache(dict):
         self.compute, self.size, self.longest = compute, size, longest
 
     def __missing__(self, chunk):
-        ids = self.compute(chunk)
+        ids = tuple(self.compute(chunk))
         if len(chunk) <= self.longest:
             if len(self) >= self.size:
                 self.clear()
@@ -631,12 +639,18 @@ class BPETokenizer:
         # That library writes bytes as printable characters: the others become U+0100, U+0101, ...
         printed = {b: chr(b) if b in PRINTABLE else chr(256 + BYTE_ORDER.index(b) - 188) for b in range(256)}
         words = ["".join(map(printed.get, self._bytes[i])) for i in range(256 + len(self.merges))]
+        vocab = {word: i for i, word in enumerate(words)}
+        if both := vocab.keys() & self.special_tokens.keys():
+            raise TokenizerError(
+                f"tokenizers cannot tell special tokens from others of the same text: {both}"
+            )
+        vocab |= self.special_tokens  # or they would be numbered anew, without gaps
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         added = [{"id": i, "content": t, **flags, "special": True} for t, i in self.special_tokens.items()]
         split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
         level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        model = {"type": "BPE", "vocab": {word: i for i, word in enumerate(words)}}
-        model["merges"] = [f"{words[a]} {words[b]}" for a, b in self.merges]
+        merges = [f"{words[a]} {words[b]}" for a, b in self.merges]
+        model = {"type": "BPE", "vocab": vocab, "merges": merges}
         data = {"version": "1.0", "added_tokens": added, "decoder": level, "model": model}
         data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
         write_atomically(path, json.dumps(data))

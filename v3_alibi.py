@@ -21,6 +21,8 @@ import signal
 import sys
 import threading
 import time
+import warnings
+import zlib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -60,18 +62,18 @@ class Config:
     # data
     data: str = knob("input.txt", "UTF-8 text to learn from; its last tenth is the validation split")
     tokenizer: str = knob("", "tokenizer.json to use (default: one is learned from the training split)")
-    vocab_size: int = knob(1024, "tokens to learn, the 256 bytes among them", low=256)
+    vocab_size: int = knob(4096, "tokens to learn, the 256 bytes among them", low=256)
     allowed_chars: str = knob("", "learn merges among these characters only (default: among all)")
-    block_size: int = knob(64, "context length in tokens", low=1)
-    batch_size: int = knob(16, "windows of block_size tokens per step", low=1)
+    block_size: int = knob(128, "context length in tokens", low=1)
+    batch_size: int = knob(16, "windows of block_size tokens per step", low=1, high=2**20)
     # model
-    n_layer: int = knob(4, "transformer blocks", low=1)
+    n_layer: int = knob(4, "transformer blocks", low=1, high=1000)
     n_head: int = knob(4, "attention heads per block; must divide n_embd", low=1)
-    n_embd: int = knob(160, "width of the residual stream", low=1)
+    n_embd: int = knob(128, "width of the residual stream", low=1, high=2**16)
     dropout: float = knob(0.0, "probability of dropping an activation in training", high=0.99)
     dropout_schedule: str = knob("constant", "linear grows from 0 to --dropout", choices=("constant", "linear"))
     # optimizer
-    learning_rate: float = knob(0.002, "step size of AdamW at its peak")
+    learning_rate: float = knob(0.004, "step size of AdamW at its peak")
     lr_floor: float = knob(0.05, "fraction of the peak at which the cosine ends", high=1)
     warmup: float = knob(0.05, "fraction of the budget in which the learning rate rises to its peak", high=1)
     beta1: float = knob(0.9, "AdamW's decay of the gradient's mean", high=0.9999)
@@ -79,7 +81,7 @@ class Config:
     weight_decay: float = knob(0.1, "of matrices and embeddings; biases and gains are left alone")
     grad_clip: float = knob(1.0, "largest norm of the gradient over all weights")
     # budget: whichever runs out first ends the run
-    max_steps: int = knob(0, "budget in steps (0: none; 1500 where --max-seconds is not given either)")
+    max_steps: int = knob(0, "budget in steps (0: none; 1000 where --max-seconds is not given either)")
     max_seconds: float = knob(0.0, "budget in seconds of training, evaluation not counted (0: none)")
     evals: int = knob(10, "evaluations on the validation split, spread evenly over the budget", low=1)
     save_seconds: float = knob(30.0, "seconds of training between checkpoints; each evaluation also writes one")
@@ -103,6 +105,10 @@ class Config:
         for f in fields(self):
             value, low, high, choices = getattr(self, f.name), *(f.metadata[k] for k in ("low", "high", "choices"))
             flag = "--" + f.name.replace("_", "-")
+            if not isinstance(value, (int, float) if isinstance(f.default, float) else type(f.default)):
+                raise Halt(f"{flag} {value!r}: must be of type {type(f.default).__name__}")
+            if isinstance(value, str) and value.encode(errors="replace").decode() != value:
+                raise Halt(f"{flag} {value!a}: not Unicode text")
             if choices and value not in choices:
                 raise Halt(f"{flag} {value}: choose from {', '.join(choices)}")
             if isinstance(value, (int, float)) and not (low <= value <= high and math.isfinite(value)):
@@ -112,7 +118,7 @@ class Config:
         if self.context and not self.block_size <= self.context <= REACH * self.block_size:
             raise Halt(f"--context {self.context}: must be {self.block_size} to {REACH * self.block_size}")
         if not self.max_steps and not self.max_seconds:
-            self.max_steps = 1500
+            self.max_steps = 1000
 
 
 # ----------------------------------------------------------------------------------------------- 2 TOKENIZER AND DATA
@@ -154,7 +160,7 @@ def read_floor(path, sha256):
     try:
         known = json.loads(Path(f"{path}.json").read_bytes())
         return float(known["floor_bits_per_byte"]["validation"]) if known["sha256"] == sha256 else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -163,16 +169,19 @@ def encode_split(text, tokenizer):
 
     The file in runs/cache is named by a hash of text and tokenizer, so it serves every run that needs just this.
     """
-    key = hashlib.sha256(repr((tokenizer.pattern, tokenizer.merges, text)).encode()).hexdigest()[:24]
-    path = Path("runs", "cache", f"{key}.npy")
+    key = hashlib.sha256(
+        repr((tokenizer.pattern, tokenizer.merges, sorted(tokenizer.scaffolds), tokenizer.byte_order, text)).encode()
+    ).hexdigest()[:24]
+    path, dtype = Path("runs", "cache", f"{key}.ids"), np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError):  # not there yet, or damaged
-        ids = np.array(tokenizer.encode(text), dtype=np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+        content = np.memmap(path, np.uint8, "r")  # the ids, then their CRC-32 in 4 bytes
+        if zlib.crc32(content[:-4]).to_bytes(4, "little") == content[-4:].tobytes():
+            return content[:-4].view(dtype)
+    except (OSError, ValueError):  # not there yet, or empty
+        pass
+    ids = np.array(tokenizer.encode(text), dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    np.save(content, ids)
-    write_file(path, content.getbuffer())
+    write_file(path, ids.tobytes() + zlib.crc32(ids).to_bytes(4, "little"))
     return ids
 
 
@@ -297,11 +306,14 @@ class LanguageModel(nn.Module):
         self.init_weights(cfg)
 
     def init_weights(self, cfg):
-        """N(0, 0.02); what writes to the residual stream is scaled down by its number of writers (GPT-2, 2.3)."""
+        """N(0, 1 / inputs), so that what has unit variance keeps it; GPT-2's 0.02 is too little for narrow models.
+
+        What writes to the residual stream is scaled down by the number of its writers (GPT-2, section 2.3).
+        """
         for name, p in self.named_parameters():
             if p.dim() >= 2:
                 scale = (2 * cfg.n_layer) ** -0.5 if name.endswith(("out_proj.weight", "down_proj.weight")) else 1.0
-                nn.init.normal_(p, std=0.02 * scale)
+                nn.init.normal_(p, std=p.size(1) ** -0.5 * scale)
 
     def forward(self, idx, targets=None):
         """Logits (B, T, V) after each token of idx (B, T); with targets (B, T) also their mean loss in nats/token."""
@@ -382,10 +394,9 @@ def evaluate_context(model, tokens, tokenizer, block_size, context):
     window that ends with them begins differs. tokens (N + 1,) and the result are as in `evaluate`. Raises Halt.
     """
     model.eval()
-    device = next(model.parameters()).device
     n, n_bytes, nats = 0, 0, 0.0
     for end in range(REACH * block_size, len(tokens), REACH * block_size):
-        ids = torch.from_numpy(tokens[end - context : end + 1].astype(np.int64)).to(device)
+        ids = torch.from_numpy(tokens[end - context : end + 1].astype(np.int64)).to(model.head.weight.device)
         logits, _ = model(ids[None, :-1])
         nats += F.cross_entropy(logits[0, -block_size:], ids[-block_size:], reduction="sum").item()
         n, n_bytes = n + block_size, n_bytes + len(tokenizer.decode_bytes(ids[-block_size:].tolist()))
@@ -458,16 +469,20 @@ RESUMABLE |= {"save_seconds", "prompt", "max_new_tokens", "temperature", "top_k"
 def write_file(path, content):
     """Replace a file in one stroke (write beside it, flush, rename): a crash leaves the old one or the new one."""
     beside = Path(f"{path}.tmp")
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)  # a full disk wants no half file
 
 
 def save_checkpoint(path, model, progress, corpus, **more):
     """best.pt is what `sample` and `eval` use; checkpoint.pt holds the optimizer too, to go on from."""
     state = {"model": model.state_dict(), "progress": asdict(progress), "sha256": corpus.sha256, **more}
+    state["tokenizer"] = hashlib.sha256(path.with_name("tokenizer.json").read_bytes()).hexdigest()
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state}, buffer)
     write_file(path, buffer.getbuffer())
@@ -478,12 +493,16 @@ def load_checkpoint(path, model, corpus=None, optimizer=None):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         version, sha256, progress = state["version"], state["sha256"], Progress(**state["progress"])
+        beside = hashlib.sha256(path.with_name("tokenizer.json").read_bytes()).hexdigest()
+        own_tokenizer = version != VERSION or state["tokenizer"] == beside
     except FileNotFoundError:
         raise Halt(f"{path}: no such checkpoint; train first") from None
     except Exception:  # a damaged file can make the reader say anything
         raise Halt(f"{path}: truncated, damaged, or not a checkpoint of {VERSION}") from None
     if version != VERSION:
         raise Halt(f"{path}: belongs to {version}, not to {VERSION}; use {version}.py")
+    if not own_tokenizer:
+        raise Halt(f"{path}: was trained with another tokenizer than the tokenizer.json beside it")
     if corpus and corpus.sha256 != sha256:
         raise Halt(f"{path}: was trained on another text than --data now holds; start a new run for that")
     try:
@@ -497,7 +516,7 @@ def load_checkpoint(path, model, corpus=None, optimizer=None):
 
 def find_run(out=""):
     """The run folder that --out names, or the newest numbered one of this version. Raises Halt if none."""
-    numbered = [p for p in Path("runs", VERSION).glob("*") if p.name.isdigit() and (p / "config.json").exists()]
+    numbered = [p for p in Path("runs", VERSION).glob("*") if p.name.isdecimal() and (p / "config.json").exists()]
     if not out and not numbered:
         raise Halt(f"no run in {Path('runs', VERSION)}; train first, or name a run folder with --out")
     return Path(out) if out else max(numbered, key=lambda p: int(p.name))
@@ -507,13 +526,17 @@ def claim_folder(cfg):
     """Make the folder of a new run: the one that --out names, or the next number. Raises Halt if it is taken."""
     if cfg.out:
         folder = Path(cfg.out)
-        if (folder / "config.json").exists() and not cfg.overwrite:
+        names = ("config.json", "checkpoint.pt", "best.pt", "metrics.csv", "loss.png", "sample.txt")
+        if any((folder / name).exists() for name in names[:3]) and not cfg.overwrite:
             raise Halt(f"--out {folder}: already holds a run; add --resume or --overwrite")
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("best.pt", "checkpoint.pt"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise Halt(f"--out {folder}: a file is in the way; name a folder") from None
+        for name in names:
             (folder / name).unlink(missing_ok=True)
         return folder
-    numbers = [int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdigit()]
+    numbers = [int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdecimal()]
     folder = Path("runs", VERSION, str(max(numbers, default=0) + 1))
     try:
         folder.mkdir(parents=True)
@@ -528,8 +551,9 @@ def read_config(folder):
         saved = json.loads((folder / "config.json").read_bytes())
         version = saved.pop("version")
         cfg = Config(**saved) if version == VERSION else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise Halt(f"{folder}: no run there; train first, or name a run folder with --out") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        path = folder / "config.json"
+        raise Halt(f"{path}: no run there, or damaged; train first, or name a run folder with --out") from None
     if cfg is None:
         raise Halt(f"{folder}: holds a run of {version}, not of {VERSION}; use {version}.py")
     return cfg
@@ -707,6 +731,8 @@ def train_step(model, optimizer, corpus, cfg, progress, device):
     idx, targets = get_batch(corpus.train, cfg, progress.step, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
         _, loss = model(idx, targets)
+    if not loss.isfinite():
+        return {"loss": loss.item()}  # training ends here; SOAP's eigenvectors would not survive the gradient
     optimizer.zero_grad()
     loss.backward()
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
@@ -745,18 +771,21 @@ def train(cfg):
             stats = train_step(model, optimizer, corpus, cfg, progress, device)
             progress.seconds += time.perf_counter() - began
             progress.step += 1
-            if not math.isfinite(stats["loss"]):
-                at = f"step {progress.step}, learning rate {optimizer.param_groups[0]['lr']:.3g}"
-                cure = "try a lower --learning-rate or --dtype float32"
-                raise Halt(f"{at}: the loss is {stats['loss']}; {cure}; {folder} keeps what was saved before", status=1)
-            progress.losses, progress.since = progress.losses + stats["loss"], progress.since + 1
             before, spent = spent, progress.spent(cfg)
+            due = int(spent * cfg.evals) > int(before * cfg.evals)
+            save = due or signals.received or progress.seconds - saved_at >= cfg.save_seconds
+            sound = not save or all(p.isfinite().all() for p in model.parameters())  # the loss is older
+            if not math.isfinite(stats["loss"]) or not sound:
+                at = f"step {progress.step}, learning rate {optimizer.param_groups[0]['lr']:.3g}"
+                what = f"the loss is {stats['loss']}" if sound else "the update left weights that are no numbers"
+                cure = "try a lower --learning-rate or --dtype float32"
+                raise Halt(f"{at}: {what}; {cure}; {folder} keeps what was saved before", status=1)
+            progress.losses, progress.since = progress.losses + stats["loss"], progress.since + 1
             bar.set_postfix_str(f"step {progress.step} loss {stats['loss']:.3f}", refresh=False)
             bar.update(100 * (spent - before))
-            due = int(spent * cfg.evals) > int(before * cfg.evals)
             if due:
                 record(folder, model, corpus, cfg, progress, **stats)
-            if due or signals.received or progress.seconds - saved_at >= cfg.save_seconds:
+            if save or signals.received:
                 save_checkpoint(folder / "checkpoint.pt", model, progress, corpus, optimizer=optimizer.state_dict())
                 saved_at = progress.seconds
     if progress.rows:
@@ -780,14 +809,19 @@ class Parser(argparse.ArgumentParser):
 def parse(argv):
     """The command and the flags given, as {field of Config: value}."""
     parser = Parser(prog=f"{VERSION}.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("command", nargs="?", default="train", choices=("train", "sample", "eval"))
+    parser.add_argument("command", nargs="?", default="train", metavar="train|sample|eval")
     for f in fields(Config):
         shown = "" if f.default in ("", 0) else f" (default: {f.default})"
         kind = {"action": "store_true"} if isinstance(f.default, bool) else {"type": type(f.default), "metavar": "X"}
         text = (f.metadata["help"] + shown).replace("%", "%%")
         parser.add_argument("--" + f.name.replace("_", "-"), default=argparse.SUPPRESS, help=text, **kind)
-    given = vars(parser.parse_args(argv))
-    return given.pop("command"), given
+    given = vars(parser.parse_args(argv))  # which names an unknown flag before it looks at the command
+    command = given.pop("command")
+    if command not in ("train", "sample", "eval"):
+        parser.error(f"{command}: choose from train, sample, eval")
+    if {"resume", "overwrite"} <= given.keys():
+        parser.error("--resume and --overwrite: give one of the two")
+    return command, given
 
 
 def print_sample(run):
@@ -825,6 +859,8 @@ def run_command(command, given):
 
 def main(argv=None):
     """Run a command line (default: this process's); returns the exit status."""
+    warnings.simplefilter("ignore")  # standard error is for the one line of an error
+    getattr(sys.stdout, "reconfigure", dict)(errors="replace")  # a terminal may lack letters
     try:
         run_command(*parse(argv))
         return 0

@@ -11,17 +11,19 @@ import json
 import os
 import pickle
 import random
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["v0_bigram", "v1_transformer", "v2_bpe_rope", "v3_alibi", "v4_gqa_swiglu", "v5_ngpt"]
@@ -196,6 +198,7 @@ def row(name, argv, status=2, *says, prepare=nothing, versions=ALL):
 
 
 BAD = "--data bad.txt"
+OTHER = r"^(?!v0_)\w+: .*v0_bigram|^v0_\w+: .*v1_transformer"  # names the version that `other_version` takes
 SAMPLE, EVAL, RESUME = "sample --out run", "eval --out run", "--resume --out run"
 DATA = [
     row("data missing", "--data nowhere.txt", 2, "nowhere.txt", "no such file"),
@@ -219,11 +222,15 @@ DATA = [
     row("data with Windows line ends", BAD, 0, prepare=data(TEXT.replace(" ", "\r\n"))),
     row("data with old Mac line ends", BAD, 0, prepare=data(TEXT.replace(" ", "\r"))),
     row("data with a byte-order mark", BAD, 0, prepare=data(b"\xef\xbb\xbf" + TEXT.encode())),
-    row("data one character repeated", BAD, 0, prepare=data("a" * 5000)),
-    row("data only line ends", BAD, 0, prepare=data("\n" * 3000)),
+    row("data one character repeated", BAD, 0, prepare=data("a" * 5000), versions="01"),
+    row("data of one word", BAD, 2, "bad.txt", "tokens", "--block-size", prepare=data("a" * 5000), versions=BPE),
+    row("data of the same bytes", BAD + " --vocab-size 256", 0, prepare=data("a" * 5000), versions=BPE),
+    row("data only line ends", BAD, 0, prepare=data("\n" * 3000), versions="01"),
+    row("data of one gap", BAD, 2, "bad.txt", "tokens", "--block-size", prepare=data("\n" * 3000), versions=BPE),
     row("data without a line end", BAD, 0, prepare=data(TEXT.replace("\n", ""))),
     row("data one long line", BAD, 0, prepare=data("".join(random.Random(2).choices("abcdefgh", k=100_000)))),
-    row("data just long enough", BAD + " --block-size 1", 0, prepare=data("xyz")),
+    row("data just long enough", BAD + " --block-size 1", 0, prepare=data("xyz"), versions="01"),
+    row("bytes just enough", BAD + " --block-size 1 --vocab-size 256", 0, prepare=data("xyz"), versions=BPE),
     row("data in many scripts", BAD, 0, prepare=data("Слово 言葉 كلمة λόγος 🦊 \u0301e\u200d " * 60)),
     row("floor not JSON", "", 0, prepare=put("text.txt.json", "{")),
     row("floor of another shape", "", 0, prepare=put("text.txt.json", "[1, 2]")),
@@ -243,7 +250,14 @@ FLAGS = [
     row("flag of a later version", "--n-layer 2", 2, "--n-layer", "--help", versions="0"),
     row("flag without a value", "--seed", 2, "--seed"),
     row("unknown preset", "--preset huge", 2, "huge", "lil", versions=GQA),
-    row("preset too large for the text", "--data text.txt --preset lil --vocab-size 300", 2, "512", versions=GQA),
+    row(
+        "preset too large for the text",
+        "train --device cpu --preset lil " + BAD,
+        2,
+        "512",
+        prepare=data("few " * 99),
+        versions=GQA,
+    ),
     row("wrong type: word", "--batch-size two", 2, "--batch-size", "two", "int"),
     row("wrong type: fraction", "--batch-size 2.5", 2, "--batch-size", "2.5", "int"),
     row("wrong type: word for a fraction", "--learning-rate fast", 2, "--learning-rate", "fast", "float"),
@@ -259,7 +273,7 @@ FLAGS = [
     row("zero n-kv-head", "--n-kv-head 0", 2, "--n-kv-head 0", versions=GQA),
     row("zero d-ff", "--d-ff 0", 2, "--d-ff 0", versions=GQA),
     *(
-        row(f"{value} {flag}", f"--{flag} {value}", 2, f"--{flag}", value)
+        row(f"{value} {flag}", f"--{flag}={value}", 2, f"--{flag}", value)
         for value in ("nan", "inf", "-inf")
         for flag in ("learning-rate", "beta1", "max-seconds", "save-seconds", "temperature", "top-p")
     ),
@@ -311,10 +325,13 @@ RUNS = [
     *(row(f"{c} of a folder that is not there", f"{c} --out none", 2, "none") for c in ("--resume", "sample", "eval")),
     *(row(f"{c} of a file", f"{c} --out text.txt", 2, "text.txt") for c in ("--resume", "sample", "eval")),
     *(
-        row(f"{c} of another version's run", c, 2, "run", "v[01]_", prepare=other_version("config.json"))
+        row(f"{c} of another version's run", c, 2, "run", OTHER, prepare=other_version("config.json"))
         for c in (RESUME, SAMPLE, EVAL)
     ),
-    *(row(f"{c} with another version's {path}", c, 2, path, prepare=other_version(path)) for path, c in CHECKPOINTS),
+    *(
+        row(f"{c} with another version's {path}", c, 2, path, OTHER, prepare=other_version(path))
+        for path, c in CHECKPOINTS
+    ),
     row("resume with other batches", RESUME + " --batch-size 3", 2, "batch.size", "2", "3"),
     row("resume with another block size", RESUME + " --block-size 5", 2, "block.size", "8", "5"),
     row("resume with another seed", RESUME + " --seed 3", 2, "seed", "1337", "3"),
@@ -363,7 +380,7 @@ RUNS = [
     row("resume with absurd moments", RESUME, 2, "checkpoint.pt", prepare=state("run/checkpoint.pt", absurd_moments)),
     *(
         row(f"{c} with a tokenizer {how}", c, 2, "tokenizer", prepare=prepare)
-        for c in (RESUME, SAMPLE, EVAL)
+        for c in (RESUME, SAMPLE)
         for how, prepare in {
             "missing": without("run/tokenizer.json"),
             "of zero length": put("run/tokenizer.json", ""),
@@ -373,12 +390,15 @@ RUNS = [
             "of wrong types": put("run/tokenizer.json", '{"chars": 5, "merges": "x"}'),
             "nested too deep": put("run/tokenizer.json", "[" * 100_000),
             "of another size": larger_tokenizer,
-            "of the same size": same_size_tokenizer,
         }.items()
     ),
     *(
-        row(f"{c} with config.json {how}", c, 2, *says, prepare=prepare)
+        row(f"{c} with other tokens", c, 2, "tokenizer|character", prepare=same_size_tokenizer)
         for c in (RESUME, SAMPLE, EVAL)
+    ),
+    *(
+        row(f"{c} with config.json {how}", c, 2, *says, prepare=prepare)
+        for c in (RESUME, SAMPLE)
         for how, says, prepare in (
             ("missing", ["run"], without("run/config.json")),
             ("of zero length", ["config.json"], put("run/config.json", "")),
@@ -452,7 +472,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture
-def desk(runs, request, monkeypatch):
+def desk(runs, monkeypatch):
     """A working directory with text.txt and `run`, a finished run of the version."""
 
     def lay(name):
@@ -463,6 +483,7 @@ def desk(runs, request, monkeypatch):
         config = json.loads((folder / "run" / "config.json").read_text())
         (folder / "run" / "config.json").write_text(json.dumps(config | {"out": "run"}))
         monkeypatch.chdir(folder)
+        monkeypatch.setattr(Figure, "savefig", lambda self, file, **how: file.write(b"a picture"))  # which is slow
         return importlib.import_module(name)
 
     return lay
@@ -475,7 +496,7 @@ def call(module, argv, capsys):
         print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
 
     capsys.readouterr()
-    with warnings.catch_warnings(), time_limit(120):
+    with warnings.catch_warnings(), time_limit(300):
         warnings.simplefilter("default")
         warnings.showwarning = show
         try:
@@ -513,12 +534,10 @@ def tree():
 
 @pytest.mark.parametrize("row, name", TABLE, ids=lambda value: value if isinstance(value, str) else value.name)
 def test_bad_input(row, name, desk, capsys):
-    import re
-
     module = desk(name)
     row.prepare(name)
     argv = shlex.split(row.argv)
-    alone = argv and (argv[0] in ("sample", "eval") or "--resume" in argv)
+    alone = argv and (argv[0] in ("train", "sample", "eval") or "--resume" in argv)
     before = tree()
     status, out, err = call(module, argv if alone else [*small(name), *argv], capsys)
     assert str(status) in str(row.status), (status, err)
@@ -565,6 +584,16 @@ def test_cuda_without_one(name, desk, capsys):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_byte_order_mark_is_no_part_of_the_text(name, desk):
+    module = desk(name)
+    Path("bad.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
+    run = module.load_run("run")
+    plain, marked = (module.load_corpus(replace(run.cfg, data=d), run.tokenizer) for d in ("text.txt", "bad.txt"))
+    assert plain.train.tolist() == marked.train.tolist() and plain.val.tolist() == marked.val.tolist()
+    assert (plain.train_bytes, plain.val_bytes) == (marked.train_bytes, marked.val_bytes)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_greedy_is_greedy_and_stop_stops(name, desk, capsys):
     module = desk(name)
     greedy = ["sample", "--out", "run", "--temperature", "0", "--max-new-tokens", "40", "--prompt", "the"]
@@ -580,18 +609,15 @@ def test_greedy_is_greedy_and_stop_stops(name, desk, capsys):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_changed_byte_of_a_checkpoint(name, desk, capsys):
-    """A flipped bit is noticed, or is in a place that does not matter; it never ends in a traceback."""
+    """A flipped bit never ends in a traceback: the file is refused, or read as far as torch finds it readable."""
     module = desk(name)
-    good = Path("run/best.pt").read_bytes()
-    truth = call(module, ["eval", "--out", "run"], capsys)[:2]
-    rng = random.Random(name)
+    good, rng = Path("run/best.pt").read_bytes(), random.Random(name)
     for _ in range(25):
-        at = rng.randrange(len(good))
-        bad = bytearray(good)
+        at, bad = rng.randrange(len(good)), bytearray(good)
         bad[at] ^= 1 << rng.randrange(8)
         Path("run/best.pt").write_bytes(bad)
         status, out, err = call(module, ["eval", "--out", "run"], capsys)
-        assert (status, out) == truth or (status == 2 and len(err) == 1 and "best.pt" in err[0]), (at, status, err)
+        assert (status, err) == (0, []) or (status == 2 and len(err) == 1 and "best.pt" in err[0]), (at, status, err)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -683,6 +683,10 @@ def test_allowed_chars_are_the_only_ones_merged():
         assert set(tok.token_bytes(i)) <= set("abcde é".encode())
     # è shares its first byte with é; it must not be half merged
     assert tok.encode("èb") == [BYTE_IDS[0xC3], BYTE_IDS[0xA8], BYTE_IDS[ord("b")]]
+    hindi = BPETokenizer.train("क ग घ", 260, allowed_chars="कगघ", progress=False)
+    assert (
+        len(hindi.encode("क")) == 1 and len(hindi.encode("ख")) == 3
+    )  # two of their three bytes are the same
     assert tok.encode("abxab") == [*tok.encode("ab"), BYTE_IDS[ord("x")], *tok.encode("ab")]
     assert len(tok.encode("é")) == 1
     runs = Counter(run for c in Splitter().split(CORPUS) for run in regex.findall("[abcde é]+", c))
@@ -782,12 +786,17 @@ def test_from_tiktoken_with_another_byte_order_and_gaps(tok, tmp_path):
         assert each.decode(each.encode(text, "all")) == text
         with pytest.raises(TokenizerError, match="900"):
             each.decode([900])
-    assert hf.encode(CORPUS[:3_000]).ids == mine.encode(CORPUS[:3_000])
+    assert hf.encode(text).ids == mine.encode(text, "all")
 
 
 @pytest.mark.parametrize(
     "extra, message",
-    [({b"abc": 256}, "not a merge"), ({b"ab": 257}, "ranks"), ({b"ab": 256, b"xyz": 257}, "257")],
+    [
+        ({b"abc": 256}, "not a merge"),
+        ({b"": 256}, "not a merge"),
+        ({b"ab": 257}, "ranks"),
+        ({b"ab": 256, b"xyz": 257}, "257"),
+    ],
 )
 def test_from_tiktoken_refuses_what_is_no_bpe(extra, message):
     ranks = {bytes([b]): b for b in range(256)} | extra
@@ -796,12 +805,27 @@ def test_from_tiktoken_refuses_what_is_no_bpe(extra, message):
         BPETokenizer.from_tiktoken(theirs)
 
 
+def test_from_tiktoken_needs_every_byte():
+    ranks = {bytes([b]): b for b in range(255)} | {b"ab": 255}
+    theirs = tiktoken.Encoding("x", pat_str=r"[\s\S]+", mergeable_ranks=ranks, special_tokens={})
+    with pytest.raises(TokenizerError, match="256 bytes"):
+        BPETokenizer.from_tiktoken(theirs)
+
+
 def test_huggingface_file_decodes_and_knows_special_tokens(tok, peers):
     text = "Low <|end|> é\n हिन्दी"
     ids = peers[1].encode(text).ids
     assert ids == tok.encode(text, "all")
     assert peers[1].decode(ids, skip_special_tokens=False) == text
+    assert peers[1].decode(ids) == text.replace("<|end|>", "")
     assert peers[1].get_vocab_size() == tok.vocab_size
+
+
+@pytest.mark.parametrize("special", ["the", "Ġ"])
+def test_huggingface_refuses_a_special_token_it_would_take_for_another(tmp_path, special):
+    tok = BPETokenizer.train("the the the", 260, special_tokens=[special], progress=False)
+    with pytest.raises(TokenizerError, match=special):
+        tok.to_huggingface(tmp_path / "tokenizer.json")
 
 
 def test_huggingface_refuses_a_pattern_it_would_misread(tmp_path):

@@ -134,7 +134,7 @@ def test_initial_weights():
         if p.dim() >= 2:
             writes = "out_proj" in name or "down_proj" in name
             writers += writes
-            expected = 0.02 / math.sqrt(16) if writes else 0.02
+            expected = p.size(1) ** -0.5 / (math.sqrt(16) if writes else 1)
             assert p.std().item() == pytest.approx(expected, rel=0.08), name
             assert abs(p.mean().item()) < 4 * expected / math.sqrt(p.numel()), name
         else:
@@ -142,7 +142,7 @@ def test_initial_weights():
     assert writers == 16
     tokens = torch.randint(VOCAB, (4, 65))
     _, loss = model(tokens[:, :-1], tokens[:, 1:])
-    assert loss.item() == pytest.approx(math.log(VOCAB), abs=0.05)
+    assert loss.item() == pytest.approx(math.log(VOCAB) + 0.5, abs=0.3)  # logits of unit variance
 
 
 # --- the optimizer

@@ -186,7 +186,7 @@ def effective(stored, cfg):
     for name, value in stored.items():
         init, scale = {
             "s_qk": (1.0, 1 / math.sqrt(d_model)),
-            "s_z": (1.0, 1 / math.sqrt(d_model)),
+            "s_z": (math.sqrt(d_model), 1 / math.sqrt(d_model)),  # starts higher than the paper's 1
             "s_u": (1.0, 1.0),
             "s_nu": (1.0, 1.0),
             "alpha_attn": (1 / cfg.n_layer, 1 / math.sqrt(d_model)),
@@ -419,7 +419,7 @@ def test_scales_start_at_their_initial_values():
     kinds = {"s_qk": (2, 6), "s_uv": (2, cfg.d_ff), "s_z": (VOCAB,), "alpha_attn": (24,), "alpha_mlp": (24,)}
     for name, scale in scales.items():
         kind = name.split(".")[-1]
-        init = 1 / cfg.n_layer if kind.startswith("alpha") else 1.0
+        init = {"alpha_attn": 1 / cfg.n_layer, "alpha_mlp": 1 / cfg.n_layer, "s_z": cfg.n_embd**0.5}.get(kind, 1.0)
         stored = 1.0 if kind == "s_uv" else 1 / math.sqrt(cfg.n_embd)
         value = scale().detach()
         assert value.shape == kinds[kind], name
