@@ -582,7 +582,7 @@ def train_step(model, optimizer, corpus, cfg, progress, device):
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
         _, loss = model(idx, targets)
     if not loss.isfinite():
-        return {"loss": loss.item()}  # training ends here; SOAP's eigenvectors would not survive the gradient
+        return {"loss": loss.item()}  # which ends the training, with the weights as they were
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -622,7 +622,7 @@ def train(cfg):
             before, spent = spent, progress.spent(cfg)
             due = int(spent * cfg.evals) > int(before * cfg.evals)
             save = due or signals.received or progress.seconds - saved_at >= cfg.save_seconds
-            sound = not save or all(p.isfinite().all() for p in model.parameters())  # the loss is older
+            sound = not save or all(p.isfinite().all() for p in model.parameters())  # the loss came before
             if not math.isfinite(stats["loss"]) or not sound:
                 at = f"step {progress.step}, learning rate {optimizer.param_groups[0]['lr']:.3g}"
                 what = f"the loss is {stats['loss']}" if sound else "the update left weights that are no numbers"

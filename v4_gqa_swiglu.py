@@ -88,7 +88,7 @@ class Config:
     weight_decay: float = knob(0.1, "of matrices and embeddings; biases and gains are left alone")
     grad_clip: float = knob(1.0, "largest norm of the gradient over all weights")
     # budget: whichever runs out first ends the run
-    max_steps: int = knob(0, "budget in steps (0: none; 800 where --max-seconds is not given either)")
+    max_steps: int = knob(0, "budget in steps (0: none; 700 where --max-seconds is not given either)")
     max_seconds: float = knob(0.0, "budget in seconds of training, evaluation not counted (0: none)")
     evals: int = knob(10, "evaluations on the validation split, spread evenly over the budget", low=1)
     save_seconds: float = knob(30.0, "seconds of training between checkpoints; each evaluation also writes one")
@@ -131,7 +131,7 @@ class Config:
         if self.context and not self.block_size <= self.context <= REACH * self.block_size:
             raise Halt(f"--context {self.context}: must be {self.block_size} to {REACH * self.block_size}")
         if not self.max_steps and not self.max_seconds:
-            self.max_steps = 800
+            self.max_steps = 700
 
 
 PRESETS = {
@@ -842,7 +842,7 @@ def train_step(model, optimizer, corpus, cfg, progress, device):
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
         _, loss = model(idx, targets)
     if not loss.isfinite():
-        return {"loss": loss.item()}  # training ends here; SOAP's eigenvectors would not survive the gradient
+        return {"loss": loss.item()}  # which ends the training, with the weights as they were
     optimizer.zero_grad()
     loss.backward()
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
@@ -886,7 +886,7 @@ def train(cfg):
             before, spent = spent, progress.spent(cfg)
             due = int(spent * cfg.evals) > int(before * cfg.evals)
             save = due or signals.received or progress.seconds - saved_at >= cfg.save_seconds
-            sound = not save or all(p.isfinite().all() for p in model.parameters())  # the loss is older
+            sound = not save or all(p.isfinite().all() for p in model.parameters())  # the loss came before
             if not math.isfinite(stats["loss"]) or not sound:
                 at = f"step {progress.step}, learning rate {optimizer.param_groups[0]['lr']:.3g}"
                 what = f"the loss is {stats['loss']}" if sound else "the update left weights that are no numbers"
