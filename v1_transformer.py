@@ -7,7 +7,7 @@ New:
   - `schedule`: warm-up, then a cosine; weight decay for matrices only; gradient clipping (arXiv:2005.14165, B).
   - dropout (JMLR 15:1929), constant or growing linearly over the run.
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 9 TRAINING
-Measured: see README.md
+Measured: 1.070 bits/byte on input.txt (0.865 above its entropy), 825,088 parameters, 108 s on 2 CPU cores
 Run: python v1_transformer.py [train|sample|eval] [--help]
 """
 
@@ -87,7 +87,7 @@ class Config:
     device: str = knob("auto", "auto (CUDA, then MPS, then CPU) or a torch device such as cpu or cuda:1")
     dtype: str = knob("auto", "of matrix products in training", choices=("auto", "float32", "bfloat16"))
     # generation
-    prompt: str = knob("", "text to continue (default: the start of a line)")
+    prompt: str = knob("", "text to continue (default: the start of a paragraph)")
     max_new_tokens: int = knob(600, "tokens to generate")
     temperature: float = knob(0.8, "divides the logits: below 1 sharpens, 0 always takes the likeliest token")
     top_k: int = knob(0, "sample from the k likeliest tokens only (0: from all)")
@@ -122,7 +122,7 @@ class CharTokenizer:
     """
 
     def __init__(self, text):
-        self.chars = sorted(set(text) | {"\n"})  # samples start after a newline, so it must have an id
+        self.chars = sorted(set(text) | {"\n"})  # samples start after newlines, so these must have an id
         self.ids = {char: i for i, char in enumerate(self.chars)}
         self.vocab_size = len(self.chars)
 
@@ -400,7 +400,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
 
 def stream_text(model, tokenizer, cfg):
     """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
-    idx = torch.tensor([tokenizer.encode(cfg.prompt or "\n")], device=next(model.parameters()).device)
+    idx = torch.tensor([tokenizer.encode(cfg.prompt or "\n\n")], device=next(model.parameters()).device)
     how = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
     text, shown, ids = "", 0, []
     for next_ids in generate(model, idx, cfg.max_new_tokens, cfg.block_size, *how):

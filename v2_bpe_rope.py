@@ -8,7 +8,7 @@ New:
     depends on the distance alone (RoPE, arXiv:2104.09864); no table of positions, no limit to them.
   - GELU for ReLU (arXiv:1606.08415); one matrix for the embedding and the head (arXiv:1608.05859).
 Changed sections: imports, 1 CONFIG, 2 TOKENIZER AND DATA, 3 MODEL
-Measured: see README.md
+Measured: 0.396 bits/byte on input.txt (0.192 above its entropy), 1,313,024 parameters, 150 s on 2 CPU cores
 Run: python v2_bpe_rope.py [train|sample|eval] [--help]
 """
 
@@ -94,7 +94,7 @@ class Config:
     device: str = knob("auto", "auto (CUDA, then MPS, then CPU) or a torch device such as cpu or cuda:1")
     dtype: str = knob("auto", "of matrix products in training", choices=("auto", "float32", "bfloat16"))
     # generation
-    prompt: str = knob("", "text to continue (default: the start of a line)")
+    prompt: str = knob("", "text to continue (default: the start of a paragraph)")
     max_new_tokens: int = knob(600, "tokens to generate")
     temperature: float = knob(0.8, "divides the logits: below 1 sharpens, 0 always takes the likeliest token")
     top_k: int = knob(0, "sample from the k likeliest tokens only (0: from all)")
@@ -422,7 +422,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
 
 def stream_text(model, tokenizer, cfg):
     """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
-    idx = torch.tensor([tokenizer.encode(cfg.prompt or "\n")], device=next(model.parameters()).device)
+    idx = torch.tensor([tokenizer.encode(cfg.prompt or "\n\n")], device=next(model.parameters()).device)
     how = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
     text, shown, ids = "", 0, []
     for next_ids in generate(model, idx, cfg.max_new_tokens, cfg.block_size, *how):

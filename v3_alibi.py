@@ -7,7 +7,7 @@ New:
   - `evaluate_context` (`eval --context N`): the same tokens scored with more context than training had.
   - `--allowed-chars`: a vocabulary whose merges keep to these characters, such as those of English.
 Changed sections: 1 CONFIG, 2 TOKENIZER AND DATA, 3 MODEL, 5 EVALUATION, 10 COMMAND LINE
-Measured: see README.md
+Measured: 0.400 bits/byte on input.txt (0.196 above its entropy), 1,313,024 parameters, 126 s on 2 CPU cores
 Run: python v3_alibi.py [train|sample|eval] [--context N] [--help]
 """
 
@@ -94,7 +94,7 @@ class Config:
     dtype: str = knob("auto", "of matrix products in training", choices=("auto", "float32", "bfloat16"))
     context: int = knob(0, "eval: score with windows of this length, block_size to 4 x block_size (0: block_size)")
     # generation
-    prompt: str = knob("", "text to continue (default: the start of a line)")
+    prompt: str = knob("", "text to continue (default: the start of a paragraph)")
     max_new_tokens: int = knob(600, "tokens to generate")
     temperature: float = knob(0.8, "divides the logits: below 1 sharpens, 0 always takes the likeliest token")
     top_k: int = knob(0, "sample from the k likeliest tokens only (0: from all)")
@@ -443,7 +443,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
 
 def stream_text(model, tokenizer, cfg):
     """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
-    idx = torch.tensor([tokenizer.encode(cfg.prompt or "\n")], device=next(model.parameters()).device)
+    idx = torch.tensor([tokenizer.encode(cfg.prompt or "\n\n")], device=next(model.parameters()).device)
     how = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
     text, shown, ids = "", 0, []
     for next_ids in generate(model, idx, cfg.max_new_tokens, cfg.block_size, *how):

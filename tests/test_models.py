@@ -358,7 +358,7 @@ def test_max_new_tokens(version):
 @every_version
 def test_the_prompt_is_read_and_not_repeated(version):
     tokenizer = make_tokenizer(version, TEXT)
-    for prompt, read in (("cat", "cat"), ("", "\n")):  # without one, the start of a line
+    for prompt, read in (("cat", "cat"), ("", "\n\n")):  # without one, the start of a paragraph
         model = script(tokenizer.encode("the"), tokenizer.vocab_size)
         cfg = make_config(version, prompt=prompt, max_new_tokens=3, temperature=0.0)
         assert "".join(version.stream_text(model, tokenizer, cfg)) == "the"
