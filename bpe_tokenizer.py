@@ -641,9 +641,7 @@ class BPETokenizer:
         words = ["".join(map(printed.get, self._bytes[i])) for i in range(256 + len(self.merges))]
         vocab = {word: i for i, word in enumerate(words)}
         if both := vocab.keys() & self.special_tokens.keys():
-            raise TokenizerError(
-                f"tokenizers cannot tell special tokens from others of the same text: {both}"
-            )
+            raise TokenizerError(f"tokenizers cannot tell special tokens from others of the same text: {both}")
         vocab |= self.special_tokens  # or they would be numbered anew, without gaps
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         added = [{"id": i, "content": t, **flags, "special": True} for t, i in self.special_tokens.items()]
@@ -678,9 +676,7 @@ def read_blocks(path, progress=False):
 def visible(data):
     """Token bytes -> text that is safe to print: b"a\n" -> "a\u240a", b"\xff" -> r"\xff"."""
     text = data.decode("utf-8", "backslashreplace")
-    return "".join(
-        chr(0x2400 + ord(c)) if c < " " else c if c.isprintable() else ascii(c)[1:-1] for c in text
-    )
+    return "".join(chr(0x2400 + ord(c)) if c < " " else c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def run_train(args):

@@ -486,7 +486,7 @@ def evaluate_context(model, tokens, tokenizer, block_size, context):
     model.eval()
     n, n_bytes, nats = 0, 0, 0.0
     for end in range(REACH * block_size, len(tokens), REACH * block_size):
-        ids = torch.from_numpy(tokens[end - context : end + 1].astype(np.int64)).to(model.head.weight.device)
+        ids = torch.from_numpy(tokens[end - context : end + 1].astype(np.int64)).to(next(model.parameters()).device)
         logits, _ = model(ids[None, :-1])
         nats += F.cross_entropy(logits[0, -block_size:], ids[-block_size:], reduction="sum").item()
         n, n_bytes = n + block_size, n_bytes + len(tokenizer.decode_bytes(ids[-block_size:].tolist()))

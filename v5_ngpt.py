@@ -80,7 +80,8 @@ class Config:
     optimizer: str = knob(
         "muon", "muon or soap: for the blocks' matrices, with AdamW for the rest", choices=("adamw", "muon", "soap")
     )
-    matrix_learning_rate: float = knob(0.08, "step size of Muon or SOAP at its peak")
+    matrix_learning_rate: float = knob(0.08, "step size of Muon at its peak")
+    soap_learning_rate: float = knob(0.01, "step size of SOAP at its peak")
     soap_frequency: int = knob(10, "steps between updates of SOAP's eigenbases", low=1)
     learning_rate: float = knob(0.01, "step size of AdamW at its peak")
     lr_floor: float = knob(0.05, "fraction of the peak at which the cosine ends", high=1)
@@ -491,7 +492,7 @@ def make_optimizer(model, cfg):
     rest = [p for p in model.parameters() if not any(p is q for q in matrices)]
     group = {"params": rest, "weight_decay": 0.0, "lr": cfg.learning_rate, "peak_lr": cfg.learning_rate}
     optimizer = torch.optim.AdamW([group], betas=(cfg.beta1, cfg.beta2), fused=True)
-    lr = cfg.matrix_learning_rate
+    lr = cfg.soap_learning_rate if cfg.optimizer == "soap" else cfg.matrix_learning_rate
     group = {"params": matrices, "lr": lr, "peak_lr": lr}
     if cfg.optimizer == "muon":
         optimizer = Optimizers(optimizer, torch.optim.Muon([group], weight_decay=0.0))
@@ -549,7 +550,7 @@ def evaluate_context(model, tokens, tokenizer, block_size, context):
     model.eval()
     n, n_bytes, nats = 0, 0, 0.0
     for end in range(REACH * block_size, len(tokens), REACH * block_size):
-        ids = torch.from_numpy(tokens[end - context : end + 1].astype(np.int64)).to(model.head.weight.device)
+        ids = torch.from_numpy(tokens[end - context : end + 1].astype(np.int64)).to(next(model.parameters()).device)
         logits, _ = model(ids[None, :-1])
         nats += F.cross_entropy(logits[0, -block_size:], ids[-block_size:], reduction="sum").item()
         n, n_bytes = n + block_size, n_bytes + len(tokenizer.decode_bytes(ids[-block_size:].tolist()))

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -35,7 +36,7 @@ def run_version(script, arguments, folder):
     command = [sys.executable, str(script), "train", "--out", str(folder), *arguments]
     shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     wall = time.perf_counter() - began
-    data = [a for pair in zip(arguments, arguments[1:]) if pair[0] == "--data" for a in pair]
+    data = [a for pair in pairwise(arguments) if pair[0] == "--data" for a in pair]
     printed = subprocess.run(
         [sys.executable, str(script), "eval", "--out", str(folder), *data],
         check=True,

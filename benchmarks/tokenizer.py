@@ -162,9 +162,7 @@ def training(name, text, vocab_size, runs):
     print(f"  {name}: " + ", ".join(f"{peer} {t:.2f} s" for peer, t in times.items()))
     for peer, (must, aim) in {"tokenizers": (1.0, 0.6), "rustbpe": (2.5, 1.5)}.items():
         if peer in times and (peer == "tokenizers" or name != "prose"):
-            what = (
-                f"training, {len(text) / 1e6:.1f} MB {name}, {vocab_size:,} tokens: seconds / those of {peer}"
-            )
+            what = f"training, {len(text) / 1e6:.1f} MB {name}, {vocab_size:,} tokens: seconds / those of {peer}"
             row(what, times["ours"] / times[peer], must, aim)
     return trained["tok"]
 
@@ -227,9 +225,7 @@ def memory(text, runs):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prose", default=ROOT / "input.txt", help="a UTF-8 text file")
     parser.add_argument("--code-mb", type=float, default=50)
     parser.add_argument("--runs", type=int, default=5)

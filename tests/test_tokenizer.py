@@ -58,8 +58,7 @@ ALPHABETS = {
     + assigned(0xE30, 0xE4E)
     + assigned(0x64B, 0x65F),
     "emoji": [*"👩👨👧❤🏽🏳🌈1#*", "\u200d", "\ufe0f", "\u20e3", "\U0001f1e9", "\U0001f1ea", "\U000e0067"],
-    "control": [chr(c) for c in [*range(0x20), *range(0x7F, 0xA1), 0xAD, 0x200B, 0x200E, 0x2028, 0xFEFF]]
-    + ["a"],
+    "control": [chr(c) for c in [*range(0x20), *range(0x7F, 0xA1), 0xAD, 0x200B, 0x200E, 0x2028, 0xFEFF]] + ["a"],
     "space": [
         " ",
         " ",
@@ -289,9 +288,7 @@ def test_counts_do_not_overflow():
     assert trainer.count[BYTE_IDS[97], BYTE_IDS[98]] == 2**64 + 6
 
 
-@pytest.mark.parametrize(
-    "text, size", [("", 256), ("a", 256), ("aaaa", 258), ("ab", 257), ([], 256), (["", ""], 256)]
-)
+@pytest.mark.parametrize("text, size", [("", 256), ("a", 256), ("aaaa", 258), ("ab", 257), ([], 256), (["", ""], 256)])
 def test_a_text_with_too_few_pairs_gives_a_smaller_tokenizer_and_a_warning(text, size):
     with pytest.warns(UserWarning, match=f"{size + 1} tokens, not 1000"):
         tok = BPETokenizer.train(text, 1000, special_tokens=["<e>"], progress=False)
@@ -395,9 +392,7 @@ def test_split_is_the_pattern_and_loses_nothing(pattern):
     splitter = Splitter(pattern)
     for name in list(ALPHABETS) * (N_STRINGS // 10):
         text = random_text(rng, name)
-        assert splitter.split(text) == [m.group() for m in regex.finditer(PATTERNS[pattern], text)], repr(
-            text
-        )
+        assert splitter.split(text) == [m.group() for m in regex.finditer(PATTERNS[pattern], text)], repr(text)
         assert "".join(splitter.split(text)) == text
 
 
@@ -437,9 +432,7 @@ def openai_encoding(name, monkeypatch):
     monkeypatch.setattr(public, "load_tiktoken_bpe", lambda *_, **__: ranks)
     monkeypatch.setattr(public, "data_gym_to_mergeable_bpe_ranks", lambda *_, **__: ranks)
     made = getattr(public, name)()
-    return tiktoken.Encoding(
-        name, pat_str=made["pat_str"], mergeable_ranks=ranks, special_tokens={"<e>": 300}
-    )
+    return tiktoken.Encoding(name, pat_str=made["pat_str"], mergeable_ranks=ranks, special_tokens={"<e>": 300})
 
 
 @pytest.mark.parametrize("name, ours", [("gpt2", "gpt2"), ("cl100k_base", "gpt4"), ("o200k_base", None)])
@@ -468,9 +461,7 @@ def test_blocks_train_and_encode_like_the_whole(tok, monkeypatch):
             cuts.append(cuts[-1] + rng.randint(1, longest))
         blocks = [CORPUS[a:b] for a, b in pairwise(cuts)]
         assert [*chain.from_iterable(tok.encode_blocks(iter(blocks)))] == ids
-        assert (
-            BPETokenizer.train(iter(blocks), 400, pattern=tok.pattern, progress=False).merges == whole.merges
-        )
+        assert BPETokenizer.train(iter(blocks), 400, pattern=tok.pattern, progress=False).merges == whole.merges
 
 
 def test_blocks_are_read_one_by_one(tok):
@@ -487,9 +478,7 @@ def test_blocks_are_read_one_by_one(tok):
     assert n_read == 1
 
 
-@pytest.mark.parametrize(
-    "word", ["हिन्दी", "ภาษาไทย".replace("ำ", ""), "مُحَمَّد", "cafe\u0301s", "می‌خواهم", "क्‍ष"]
-)
+@pytest.mark.parametrize("word", ["हिन्दी", "ภาษาไทย".replace("ำ", ""), "مُحَمَّد", "cafe\u0301s", "می‌خواهم", "क्‍ष"])
 def test_default_keeps_words_with_combining_marks_whole(word):
     assert Splitter().split(f"{word} {word}") == [word, f" {word}"]
     assert len(Splitter("gpt4").split(word)) > 1 or word.isalpha()
@@ -684,9 +673,7 @@ def test_allowed_chars_are_the_only_ones_merged():
     # è shares its first byte with é; it must not be half merged
     assert tok.encode("èb") == [BYTE_IDS[0xC3], BYTE_IDS[0xA8], BYTE_IDS[ord("b")]]
     hindi = BPETokenizer.train("क ग घ", 260, allowed_chars="कगघ", progress=False)
-    assert (
-        len(hindi.encode("क")) == 1 and len(hindi.encode("ख")) == 3
-    )  # two of their three bytes are the same
+    assert len(hindi.encode("क")) == 1 and len(hindi.encode("ख")) == 3  # two of their three bytes are the same
     assert tok.encode("abxab") == [*tok.encode("ab"), BYTE_IDS[ord("x")], *tok.encode("ab")]
     assert len(tok.encode("é")) == 1
     runs = Counter(run for c in Splitter().split(CORPUS) for run in regex.findall("[abcde é]+", c))
@@ -737,9 +724,7 @@ def test_scaffolds_of_small_texts(counts, n_kept):
 
 def test_scaffolds_that_come_back():
     """Some token of this text is a scaffold for a while and a token again in the end."""
-    words = [
-        ([BYTE_IDS[b] for b in chunk], n) for chunk, n in ((b"abc", 10), (b"ab", 5), (b"dd", 7), (b"ee", 3))
-    ]
+    words = [([BYTE_IDS[b] for b in chunk], n) for chunk, n in ((b"abc", 10), (b"ab", 5), (b"dd", 7), (b"ee", 3))]
     after = {n: plain_scaffold_train(words, n)[1] for n in range(1, 6)}
     assert 256 in after[2] and 256 not in after[4]
     for n, scaffolds in after.items():
@@ -859,9 +844,7 @@ def test_save_and_load_keep_everything(tok, tmp_path):
 
 
 def test_tokens_may_hold_any_bytes(tmp_path):
-    tok = BPETokenizer.train(
-        "\n\r\n\r\n\0\0\x85\x85😀😁😀😁 \u2028\u2028", 270, pattern=r"\S+|\s+", progress=False
-    )
+    tok = BPETokenizer.train("\n\r\n\r\n\0\0\x85\x85😀😁😀😁 \u2028\u2028", 270, pattern=r"\S+|\s+", progress=False)
     tokens = [tok.token_bytes(i) for i in range(256, 270)]
     assert b"\n\r" in tokens and any(t.decode("utf-8", "ignore").encode() != t for t in tokens)
     tok.save(tmp_path / "tok.json")
@@ -1049,9 +1032,7 @@ def test_cli_train_options(files, option):
 
 def test_cli_warns_in_one_line(files):
     done = cli("train", files / "empty.txt", "--out", files / "small.json")
-    assert (
-        done.returncode == 0 and len(done.stderr.splitlines()) == 1 and b"256 tokens, not 4096" in done.stderr
-    )
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1 and b"256 tokens, not 4096" in done.stderr
     assert BPETokenizer.load(files / "small.json").vocab_size == 256
 
 
