@@ -5,7 +5,7 @@ New:
   - `RMSNorm`: divide by the root mean square, subtract nothing (arXiv:1910.07467).
   - `MLP` as SwiGLU: one linear map gates another (arXiv:2002.05202).
   - `CausalSelfAttention` with n_kv_head key/value heads, each serving n_head / n_kv_head query heads
-    (GQA, arXiv:2305.13245), on rotated queries and keys as in v2; the fused operator where it is faster.
+    (GQA, arXiv:2305.13245), on rotated queries and keys as in v2; the fused operator on a GPU.
   - `KVCache`: generation computes each position once and keeps its keys and values.
   - Muon for the matrices (`--optimizer`), `--compile`, `--preset lil` (39.6 M parameters).
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 9 TRAINING, 10 COMMAND LINE
@@ -100,7 +100,7 @@ class Config:
     device: str = knob("auto", "auto (CUDA, then MPS, then CPU) or a torch device such as cpu or cuda:1")
     dtype: str = knob("auto", "of matrix products in training", choices=("auto", "float32", "bfloat16"))
     context: int = knob(0, "eval: score with windows of this length, block_size to 4 x block_size (0: block_size)")
-    compile: bool = knob(False, "compile the model first: a minute's wait, then faster steps on a GPU")
+    compile: bool = knob(False, "compile the model before training (torch.compile)")
     preset: str = knob("", "lil: 39.6 M parameters, for a GPU; further flags still count", choices=("", "lil"))
     # generation
     prompt: str = knob("", "text to continue (default: the start of a paragraph)")
@@ -264,7 +264,7 @@ def rotate(x, cos, sin):
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).type_as(x)  # (..., T, D)
 
 
-# --- the Llama block
+# --- the block
 
 
 class RMSNorm(nn.Module):
@@ -302,7 +302,7 @@ class CausalSelfAttention(nn.Module):
         return self.out_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
 
     def attend(self, q, k, v, bias, is_causal):
-        """softmax(q k^T / sqrt(D) + bias) v, (B, H, T, D): fused on a GPU, written out where that is faster."""
+        """softmax(q k^T / sqrt(D) + bias) v, (B, H, T, D): fused on a GPU, written out elsewhere."""
         k = k.repeat_interleave(self.n_head // self.n_kv_head, dim=1)  # (B, H, past + T, D)
         v = v.repeat_interleave(self.n_head // self.n_kv_head, dim=1)  # (B, H, past + T, D)
         if q.is_cuda:

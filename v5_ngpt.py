@@ -101,7 +101,7 @@ class Config:
     device: str = knob("auto", "auto (CUDA, then MPS, then CPU) or a torch device such as cpu or cuda:1")
     dtype: str = knob("auto", "of matrix products in training", choices=("auto", "float32", "bfloat16"))
     context: int = knob(0, "eval: score with windows of this length, block_size to 4 x block_size (0: block_size)")
-    compile: bool = knob(False, "compile the model first: a minute's wait, then faster steps on a GPU")
+    compile: bool = knob(False, "compile the model before training (torch.compile)")
     preset: str = knob("", "lil: 39.6 M parameters, for a GPU; further flags still count", choices=("", "lil"))
     # generation
     prompt: str = knob("", "text to continue (default: the start of a paragraph)")
@@ -318,7 +318,7 @@ class CausalSelfAttention(nn.Module):
         return self.out_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
 
     def attend(self, q, k, v, bias, is_causal):
-        """softmax(q k^T sqrt(D) + bias) v, (B, H, T, D): fused on a GPU, written out where that is faster."""
+        """softmax(q k^T sqrt(D) + bias) v, (B, H, T, D): fused on a GPU, written out elsewhere."""
         k = k.repeat_interleave(self.n_head // self.n_kv_head, dim=1)  # (B, H, past + T, D)
         v = v.repeat_interleave(self.n_head // self.n_kv_head, dim=1)  # (B, H, past + T, D)
         if q.is_cuda:
