@@ -98,10 +98,16 @@ def group_by_length(prompts, block_size):
 
 
 def write_on(version, run, exercises):
-    """The model's continuation of each prompt, likeliest token by token, as long as the answer and a number more."""
+    """The model's continuation of each prompt, likeliest token by token, as long as the answer and a number more.
+
+    Raises Problem if the model lacks a character of the prompts.
+    """
     block_size, encode = run.cfg.block_size, run.tokenizer.encode
-    prompts = [encode(e["prompt"]) for e in exercises]
-    lengths = [len(encode(" " + " ".join(e["numbers"]))) for e in exercises]
+    try:
+        prompts = [encode(e["prompt"]) for e in exercises]
+        lengths = [len(encode(" " + " ".join(e["numbers"]))) for e in exercises]
+    except version.Halt as error:
+        raise Problem(f"{run.folder}: {error}") from None
     groups = group_by_length(prompts, block_size)
     device, texts = next(run.model.parameters()).device, {}
     steps = [max(lengths[i] for i in group) for group in groups]

@@ -341,6 +341,13 @@ def test_scoring_a_run_from_the_command_line(untrained, tmp_path, capsys):
     assert "2 prompts, 3 numbers each" in shown and "0 of 2" in shown and "from 30001: number 1" in shown
 
 
+def test_a_model_that_lacks_a_letter():
+    version = importlib.import_module("v1_transformer")
+    run = version.Run("runs/x", version.Config(), version.CharTokenizer("one two"), None)
+    with pytest.raises(benchmark.Problem, match="runs/x: the character 'h'"):
+        benchmark.write_on(version, run, ask(1))
+
+
 def test_training_and_scoring_from_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(maker.count(1) + "\n" + maker.count(50), encoding="utf-8")
