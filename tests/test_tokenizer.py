@@ -718,7 +718,7 @@ def test_scaffold_training_and_encoding_equal_the_plain_transcription(seed):
 def test_scaffolds_of_small_texts(counts, n_kept):
     words = [([BYTE_IDS[b] for b in chunk.encode()], count) for chunk, count in counts.items()]
     trainer = Trainer(counts)
-    trainer.learn_with_scaffolds(n_kept)
+    trainer.learn(n_kept, scaffold=True)
     assert (trainer.merges, trainer.scaffolds) == plain_scaffold_train(words, n_kept)
 
 
@@ -729,7 +729,7 @@ def test_scaffolds_that_come_back():
     assert 256 in after[2] and 256 not in after[4]
     for n, scaffolds in after.items():
         trainer = Trainer({"abc": 10, "ab": 5, "dd": 7, "ee": 3})
-        trainer.learn_with_scaffolds(n)
+        trainer.learn(n, scaffold=True)
         assert trainer.scaffolds == scaffolds
 
 
