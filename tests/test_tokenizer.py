@@ -183,37 +183,42 @@ def plain_encode(text, merges, pattern):
     return out
 
 
+def count_tokens(words):
+    counts = Counter()
+    for ids, count in words:
+        for i in ids:
+            counts[i] += count
+    return counts
+
+
+SCAFFOLD = float("inf")  # (t, SCAFFOLD) in the queue: the scaffold token t, after the pairs (t, any)
+
+
 def plain_scaffold_train(words, n_kept):
-    """Scaffold-BPE's training, recounting everything: E holds all tokens, S the scaffolds, Q is made of the
-    pairs and of the scaffolds, the latter as (id, infinity) when they tie with a pair."""
-    merges, scaffolds = [], set()
-    while len(merges) - len(scaffolds) < n_kept:
-        queue = Counter(count_pairs(words))
-        frequency = Counter()
-        for ids, count in words:
-            for i in ids:
-                frequency[i] += count
-        queue.update({(s, float("inf")): frequency[s] for s in scaffolds})
-        queue = {item: count for item, count in queue.items() if count}
-        if not queue:
-            break
-        head = min(queue, key=lambda item: (-queue[item], item))
-        if head[1] == float("inf"):
+    """Scaffold-BPE's Algorithm 1 (arXiv:2404.17808; the numbers are its lines), counting everything anew: f is, as
+    the paper defines it, how often a token or a pair stands in the text as it is now. What the paper leaves open:
+    bytes never become scaffolds, and ties go to the smaller item."""
+    merges, scaffolds = [], set()  # line 1: E, and S; V is E without S
+
+    def queue():  # lines 3, 14 and 20
+        waiting = {(t, SCAFFOLD): count_tokens(words)[t] for t in scaffolds}
+        return {item: count for item, count in (count_pairs(words) | waiting).items() if count}
+
+    while len(merges) - len(scaffolds) < n_kept and (q := queue()):  # line 4
+        head = min(q, key=lambda item: (-q[item], item))  # line 5
+        if head[1] == SCAFFOLD:  # lines 7 to 11
             scaffolds.remove(head[0])
             continue
-        words = [(plain_merge(ids, head, 256 + len(merges)), count) for ids, count in words]
-        merges.append(head)
-        frequency = Counter()
-        for ids, count in words:
-            for i in ids:
-                frequency[i] += count
-        left = list(count_pairs(words).values()) + [frequency[s] for s in scaffolds]
-        best = max(left, default=0)
-        scaffolds |= {i for i in head if i >= 256 and frequency[i] < best}
+        words = [(plain_merge(ids, head, 256 + len(merges)), count) for ids, count in words]  # lines 6 and 13
+        merges.append(head)  # line 12
+        f, best = count_tokens(words), max(queue().values(), default=0)
+        scaffolds |= {t for t in head if t >= 256 and t not in scaffolds and f[t] < best}  # lines 16 to 22
     return merges, scaffolds
 
 
 def plain_scaffold_encode(text, merges, scaffolds, pattern):
+    """Algorithm 2: all merges first, then scaffolds are demolished, part by part."""
+
     def demolish(i):
         return [i] if i not in scaffolds else [*chain.from_iterable(map(demolish, merges[i - 256]))]
 
@@ -731,6 +736,51 @@ def test_scaffolds_that_come_back():
         trainer = Trainer({"abc": 10, "ab": 5, "dd": 7, "ee": 3})
         trainer.learn(n, scaffold=True)
         assert trainer.scaffolds == scaffolds
+
+
+def test_scaffolds_in_the_example_of_the_paper():
+    """Its figure of the iteration that makes "Arizona", with the frequencies given there."""
+    counts = {"Arizona": 43599, "Ari": 29421, "zona": 5346, "Pa": 43598, "In": 43597, "lo": 43576}
+    names = {}
+
+    def learn(n):
+        trainer = Trainer(counts)
+        trainer.learn(n, scaffold=True)
+        tok = BPETokenizer(trainer.merges, scaffolds=trainer.scaffolds)
+        plain = BPETokenizer(trainer.merges)
+        names.update((i, plain.token_bytes(i).decode()) for i in range(256, plain.vocab_size))
+        return tok, {names[s] for s in trainer.scaffolds}
+
+    def shown(tok, text):
+        return [tok.token_bytes(i).decode() for i in tok.encode(text)]
+
+    steps = {"Ar", "na", "ona"}  # never stand alone: rarer than anything, for good
+    tok, scaffolds = learn(4)  # left alone, "Ari" (29,421) and "zona" (5,346) are rarer than "Pa"
+    assert scaffolds == steps | {"Ari", "zona"}
+    assert shown(tok, "Arizona") == ["Arizona"] and shown(tok, "Pa") == ["Pa"]
+    assert shown(tok, "Ari") == [*"Ari"] and shown(tok, "zonaAri") == [*"zonaAri"]
+    tok, scaffolds = learn(5)  # nothing is more frequent than "Ari" any more: it is a token again
+    assert scaffolds == steps | {"zona"}
+    assert shown(tok, "Ari") == ["Ari"] and shown(tok, "zona") == [*"zona"]
+    tok, scaffolds = learn(6)
+    assert scaffolds == steps and shown(tok, "zona") == ["zona"]
+    assert learn(99)[0].vocab_size == tok.vocab_size == 262
+
+
+def test_a_scaffold_is_demolished_into_its_longest_parts_that_are_tokens():
+    ab, abc, cd, abccd = 256, 257, 258, 259
+    merges = [(64, 65), (ab, 66), (66, 67), (abc, cd)]
+    tok = BPETokenizer(merges, pattern=r"[\s\S]+", scaffolds=[abccd, abc])
+    assert [tok.token_bytes(i) for i in tok.encode("abccd")] == [b"ab", b"c", b"cd"]
+    assert [tok.token_bytes(i) for i in tok.encode("abc")] == [b"ab", b"c"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scaffolds_change_the_vocabulary_and_not_the_merges(seed):
+    text = random_corpus(seed, 6_000)
+    tok = BPETokenizer.train(text, 400, scaffold=True, progress=False)
+    longer = BPETokenizer.train(text, 256 + len(tok.merges), progress=False)
+    assert tok.merges == longer.merges and tok.vocab_size == 400 < longer.vocab_size
 
 
 def test_scaffold_tokenizers_are_not_exported(tmp_path):
