@@ -21,13 +21,13 @@ def test_entropy_and_rare_tokens():
 
 
 def test_scaffold_prints_a_table_and_leaves_nothing_behind(tmp_path):
-    text = "the cat sat on the mat, the rat that sat on the cat ran; " * 60
+    text = (ROOT / "input.txt").read_text("utf-8")[:20_000]
     (tmp_path / "text.txt").write_text(text, encoding="utf-8", newline="")
-    command = [sys.executable, ROOT / "benchmarks" / "scaffold.py", "--data", "text.txt", "--vocab-sizes", "270"]
+    command = [sys.executable, ROOT / "benchmarks" / "scaffold.py", "--data", "text.txt", "--vocab-sizes", "400"]
     done = subprocess.run([*command, "--steps", "1"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
     assert [len(line) for line in lines] == [9] * 4
-    assert [line[:3] for line in lines[2:]] == [["text.txt", "270", "plain"], ["text.txt", "270", "scaffold"]]
+    assert [line[:3] for line in lines[2:]] == [["text.txt", "400", "plain"], ["text.txt", "400", "scaffold"]]
     assert int(lines[2][3]) == 0 < int(lines[3][3]) and float(lines[3][8]) > 0
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

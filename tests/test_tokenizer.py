@@ -110,6 +110,43 @@ def random_corpus(seed, size=6_000):
     return text
 
 
+# A morning, told in as many scripts: the grandmother, the cat, three apples and twelve pears.
+SCRIPTS = {
+    "Latin": "Früh öffnete Großmutter das Fenster, und der Kater sprang. „Guten Tag“, sagte sie; im Korb lagen 3 Äpfel "
+    "und 12 Birnen. Un garçon naïf mangea là-bas, l'œil fermé. Żółw zjadł gęś. Bà tôi mở cửa sổ: mèo đã nhảy mất!",
+    "Greek": "Το πρωί η γιαγιά άνοιξε το παράθυρο· η γάτα πήδηξε στον κήπο. «Καλημέρα», είπε· «θέλεις γάλα;» Στο "
+    "καλάθι είχε 3 μήλα και 12 αχλάδια. Ἐν τῷ κήπῳ ᾖδον ὄρνιθες.",
+    "Cyrillic": "Утром бабушка открыла окно, и кот прыгнул в сад. «Доброе утро!» — сказала она. — В корзине 3 яблока и "
+    "12 груш. Ёжик шуршал под ёлкой, а їжак їв ґрунт; Ђорђе није љут.",
+    "Hebrew": 'בבוקר פתחה סבתא את החלון, והחתולה קפצה לגינה. "בוקר טוב!" אמרה. בַּסַּל הָיוּ 3 תפוחים ו־12 אגסים.',
+    "Arabic": "في الصباح فتحت الجدة النافذة، وقفزت القطة إلى الحديقة. قالت: «صباح الخير!» كان في السلة ٣ تفاحات و12 "
+    "إجاصة. يَكْتُبُ مُحَمَّدٌ رِسَالَةً. گربه می‌خواهد برود؛ پرنده‌ها خواندند.",
+    "Devanagari": "सुबह दादी ने खिड़की खोली और बिल्ली बगीचे में कूद गई। “शुभ प्रभात!” उन्होंने कहा। टोकरी में ३ सेब और "
+    "12 नाशपाती थीं। क्षमा, विज्ञान, श्रीमान् और क्‍ष की कहानी॥",
+    "Bengali": "সকালে দাদি জানালা খুললেন আর বিড়াল বাগানে লাফ দিল। “সুপ্রভাত!” তিনি বললেন। ঝুড়িতে ৩টি আপেল ও 12টি নাশপাতি ছিল।",
+    "Tamil": "காலையில் பாட்டி ஜன்னலைத் திறந்தார்; பூனை தோட்டத்தில் குதித்தது. கூடையில் 3 ஆப்பிள்களும் 12 பேரிக்காய்களும் இருந்தன.",
+    "Thai": 'ตอนเช้าคุณยายเปิดหน้าต่าง แมวก็กระโดดเข้าสวน "สวัสดี!" ยายพูด ในตะกร้ามีแอปเปิล ๓ ผล และลูกแพร์ 12 ผล '
+    "น้ำใสไหลเย็น ต้นไม้ร่มรื่น",
+    "Han": "早上,奶奶打开窗户,猫跳进了花园。“早上好!”她说。篮子里有3个苹果和十二个梨。𠮷先生住在𡈽町;㐂び。",
+    "Japanese": "朝、おばあさんが窓を開けると、猫が庭へ飛び出した。「おはよう!」かごにはリンゴが3個、ナシが12個。"
+    "ガラスの家でパーティー、ﾊﾝｶｸのネコゞ々。",
+    "Hangul": '아침에 할머니가 창문을 열자 고양이가 마당으로 뛰었다. "좋은 아침!" 바구니에는 사과 3개와 '
+    "배 12개가 있었다.",
+    "Georgian": "დილით ბებიამ ფანჯარა გააღო და კატა ბაღში გადახტა. „დილა მშვიდობისა!“ კალათაში 3 ვაშლი და 12 "
+    "მსხალი იყო.",
+}
+
+
+def script_text(script, form, size=20_000):
+    """The morning, then pieces of it cut anywhere (so that marks stand alone too), in lines of all kinds."""
+    rng, text = random.Random(script), unicodedata.normalize(form, SCRIPTS[script])
+    parts = [text]
+    while sum(map(len, parts)) < size:
+        start = rng.randrange(len(text))
+        parts += [text[start : start + rng.randrange(1, 40)], rng.choice(["", " ", " ", "  ", "\n", "\r\n", "\n\n\t"])]
+    return "".join(parts)
+
+
 CORPUS = random_corpus(0, 30_000)
 WORD = st.sampled_from(sorted({c for a in ALPHABETS.values() for c in a}))
 ANY_TEXT = st.text() | st.lists(WORD, max_size=30).map("".join)
@@ -518,6 +555,35 @@ def test_ids_equal_tiktoken_and_tokenizers(tok, peers, alphabet):
     assert ids == peers[0].encode_ordinary_batch(texts)
     assert ids == [e.ids for e in peers[1].encode_batch(texts)]
     assert texts == [tok.decode(i) for i in ids]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_whole_files_in_many_scripts(tok, peers, script, form, tmp_path):
+    """With merges learned from other texts, and with merges learned from half of the file itself."""
+    text = script_text(script, form)
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8", newline="")
+    own = BPETokenizer.train(text[: len(text) // 2], 380, pattern=tok.pattern, progress=False)
+    own.to_huggingface(tmp_path / "tokenizer.json")
+    own_peers = own.to_tiktoken(), tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for ours, theirs in ((tok, peers), (own, own_peers)):
+        ids = ours.encode(text)
+        assert ids == theirs[0].encode_ordinary(text)
+        assert ids == theirs[1].encode(text).ids
+        assert ids == [*chain.from_iterable(ours.encode_blocks(bpe.read_blocks(tmp_path / "text.txt")))]
+        assert ours.decode(ids) == text
+    assert len(own.encode(text)) < len(tok.encode(text)) < len(text.encode())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_default_never_tears_a_word_at_a_mark(script):
+    """Words as a human counts them: letters with the marks and joiners on them."""
+    text = SCRIPTS[script]
+    for form in ("NFC", "NFD"):
+        words = regex.findall(r"\p{L}[\p{L}\p{M}\u200c\u200d]*", unicodedata.normalize(form, text))
+        chunks = Splitter().split(unicodedata.normalize(form, text))
+        bare = [regex.sub(r"^[^\p{L}\p{N}]", "", chunk) for chunk in chunks]  # one symbol may lead a word
+        assert words == [chunk for chunk in bare if regex.match(r"\p{L}", chunk)]
 
 
 def test_ids_equal_applying_the_merges_one_by_one(tok):
