@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import warnings
+import zipfile
 import zlib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -598,10 +599,35 @@ def save_checkpoint(path, model, progress, corpus, **more):
     write_file(path, buffer.getbuffer())
 
 
+def fits(saved, own):
+    """Whether saved state has the layout of our own, the same keys, types and shapes, whatever its numbers are."""
+    if isinstance(own, torch.Tensor):
+        return isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (own.shape, own.dtype)
+    if isinstance(own, dict):
+        return isinstance(saved, dict) and saved.keys() == own.keys() and all(fits(saved[key], own[key]) for key in own)
+    if isinstance(own, list | tuple):
+        return isinstance(saved, list | tuple) and len(saved) == len(own) and all(map(fits, saved, own))
+    return isinstance(saved, (int, float) if isinstance(own, (int, float)) else type(own))
+
+
+def read_checkpoint(path):
+    """What save_checkpoint wrote, as data: no code in it is run. Raises many things if it is damaged or hostile."""
+    with zipfile.ZipFile(path) as file:  # torch packs nothing: records larger than their file would flood the memory
+        if sum(record.file_size for record in file.infolist()) > path.stat().st_size or file.testzip():
+            raise ValueError(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    rows = state["progress"]["rows"]
+    like = dict.fromkeys({"step", "train_loss", "val_bits_per_byte", *(rows[0] if rows else ())}, 0.0)
+    sound = fits(state["progress"], asdict(Progress(rows=[like] * len(rows))))
+    if not sound or not isinstance(state["progress"]["step"], int) or not 0 < state["progress"]["step"] < 2**53:
+        raise ValueError(path)
+    return state
+
+
 def load_checkpoint(path, model, corpus=None, optimizer=None):
-    """Copy a checkpoint into model and optimizer; returns its Progress. Loads data only, never code. Raises Halt."""
+    """Copy a checkpoint into model and optimizer; returns its Progress. Raises Halt."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_checkpoint(path)
         version, sha256, progress = state["version"], state["sha256"], Progress(**state["progress"])
         beside = hashlib.sha256(path.with_name("tokenizer.json").read_bytes()).hexdigest()
         own_tokenizer = version != VERSION or state["tokenizer"] == beside
@@ -615,7 +641,15 @@ def load_checkpoint(path, model, corpus=None, optimizer=None):
         raise Halt(f"{path}: was trained with another tokenizer than the tokenizer.json beside it")
     if corpus and corpus.sha256 != sha256:
         raise Halt(f"{path}: was trained on another text than --data now holds; start a new run for that")
+    own = {"model": model.state_dict()}
+    if optimizer:
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()  # on nothing, so that its state gets its keys and shapes
+        own["optimizer"] = optimizer.state_dict()
     try:
+        if not fits({key: state[key] for key in own}, own):
+            raise ValueError(path)
         model.load_state_dict(state["model"])
         if optimizer:
             optimizer.load_state_dict(state["optimizer"])

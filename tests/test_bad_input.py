@@ -18,6 +18,8 @@ import signal
 import subprocess
 import sys
 import warnings
+import zipfile
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -150,9 +152,40 @@ def absurd(content):
 
 def absurd_moments(content):
     """The same in the optimizer's state, in a type that asks for a copy."""
+    adamw(content)["state"][0]["exp_avg"] = torch.zeros(1, dtype=torch.float64).expand(2**50)
+
+
+def adamw(content):
+    """AdamW's part of a checkpoint."""
     optimizer = content["optimizer"]
-    moments = (optimizer["optimizers"][0] if "optimizers" in optimizer else optimizer)["state"]
-    moments[0]["exp_avg"] = torch.zeros(1, dtype=torch.float64).expand(2**50)
+    return optimizer["optimizers"][0] if "optimizers" in optimizer else optimizer
+
+
+def moment(value):
+    """One of AdamW's moments, changed."""
+    return lambda content: adamw(content)["state"][0].update(exp_avg=value)
+
+
+def progress(**changes):
+    return lambda content: content["progress"].update(changes)
+
+
+def repacked(path, method=zipfile.ZIP_STORED, **more):
+    """A checkpoint of the run as another zip file, with more records in it."""
+
+    def prepare(name):
+        with zipfile.ZipFile(path) as file:
+            records = {record: file.read(record) for record in file.namelist()}
+        with zipfile.ZipFile(path, "w", method) as file:
+            for record, content in (records | more).items():
+                file.writestr(record, content)
+
+    return prepare
+
+
+def older_format(path):
+    """A checkpoint with the same content, as torch wrote it before it used zip files."""
+    return lambda name: torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
 
 
 def same_size_tokenizer(name):
@@ -364,6 +397,19 @@ RUNS = [
             "of bare weights": lambda path: state(path, lambda content: content["model"]),
             "of other weights": lambda path: state(path, lambda content: content["model"].popitem() and None),
             "of absurd size": lambda path: state(path, absurd),
+            "packed": lambda path: repacked(path, zipfile.ZIP_DEFLATED),
+            "swollen": lambda path: repacked(path, zipfile.ZIP_DEFLATED, **{"archive/more": bytes(10**7)}),
+            "in the older format": older_format,
+            "with a step before the first": lambda path: state(path, progress(step=0)),
+            "with a step beyond numbers": lambda path: state(path, progress(step=10**30)),
+            "with a fraction of a step": lambda path: state(path, progress(step=2.5)),
+            "with a word for a loss": lambda path: state(path, progress(best="low")),
+            "with a number for rows": lambda path: state(path, progress(rows=7)),
+            "with rows of numbers": lambda path: state(path, progress(rows=[1, 2])),
+            "with empty rows": lambda path: state(path, progress(rows=[{}, {}])),
+            "with a word in a row": lambda path: state(
+                path, lambda content: content["progress"]["rows"][0].update(val_loss="1\n2")
+            ),
             "hostile: pickle": lambda path: hostile(path, "pickle"),
             "hostile: torch": lambda path: hostile(path, "torch"),
             "hostile: legacy": lambda path: hostile(path, "legacy"),
@@ -378,6 +424,18 @@ RUNS = [
         prepare=state("run/checkpoint.pt", lambda c: c.pop("optimizer") and None),
     ),
     row("resume with absurd moments", RESUME, 2, "checkpoint.pt", prepare=state("run/checkpoint.pt", absurd_moments)),
+    *(
+        row(f"resume with moments {how}", RESUME, 2, "checkpoint.pt", prepare=state("run/checkpoint.pt", change))
+        for how, change in {
+            "too short": moment(torch.zeros(1)),
+            "too long": moment(torch.zeros(1).expand(2**30)),
+            "of another type": moment(torch.zeros(2, 8, dtype=torch.float64)),
+            "without numbers": moment("none"),
+            "of no parameter": lambda content: adamw(content)["state"].popitem() and None,
+            "without a list of parameters": lambda content: adamw(content)["param_groups"][0].update(params=3),
+            "with a word for betas": lambda content: adamw(content)["param_groups"][0].update(betas="xy"),
+        }.items()
+    ),
     *(
         row(f"{c} with a tokenizer {how}", c, 2, "tokenizer", prepare=prepare)
         for c in (RESUME, SAMPLE)
@@ -609,15 +667,90 @@ def test_greedy_is_greedy_and_stop_stops(name, desk, capsys):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_changed_byte_of_a_checkpoint(name, desk, capsys):
-    """A flipped bit never ends in a traceback: the file is refused, or read as far as torch finds it readable."""
+    """A flipped bit never ends in a traceback: the file is refused, or the bit was between the records."""
     module = desk(name)
+    score = call(module, ["eval", "--out", "run"], capsys)[1]
     good, rng = Path("run/best.pt").read_bytes(), random.Random(name)
     for _ in range(25):
         at, bad = rng.randrange(len(good)), bytearray(good)
         bad[at] ^= 1 << rng.randrange(8)
         Path("run/best.pt").write_bytes(bad)
         status, out, err = call(module, ["eval", "--out", "run"], capsys)
-        assert (status, err) == (0, []) or (status == 2 and len(err) == 1 and "best.pt" in err[0]), (at, status, err)
+        assert (status, out, err) == (0, score, []) or (status == 2 and len(err) == 1 and "best.pt" in err[0]), (
+            at,
+            status,
+            err,
+        )
+
+
+# A process of its own, whose peak of memory shows what a checkpoint cost. argv: the versions' folder, version, and the
+# crafted files. Prints for each the exit status, the lines on standard error, and by how many MB the peak has grown.
+MEASURE = r"""
+import contextlib, importlib, io, pathlib, re, shutil, sys
+sys.path.insert(0, sys.argv[1])
+module = importlib.import_module(sys.argv[2])
+peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1]) // 1024
+for path in ["run/best.pt", *sys.argv[3:]]:
+    if path != "run/best.pt":
+        shutil.copy(path, "run/best.pt")
+    before, lines = peak(), io.StringIO()
+    with contextlib.redirect_stderr(lines), contextlib.redirect_stdout(io.StringIO()):
+        status = module.main(["eval", "--out", "run"])
+    print(path, status, len(lines.getvalue().splitlines()), peak() - before)
+"""
+
+
+class Storage:
+    """Pickled as torch pickles the storage of a tensor, but claiming any number of elements."""
+
+    def __init__(self, numel):
+        self.pickled = ("storage", torch.FloatStorage, "0", "cpu", numel)
+
+
+class Claim:
+    """Pickled as a tensor of any size and stride over its storage."""
+
+    def __init__(self, size, stride, numel):
+        self.parts = (Storage(numel), 0, size, stride, False, OrderedDict())
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, self.parts
+
+
+def craft(path, claim, method=zipfile.ZIP_STORED, n_bytes=80, more=0):
+    """A checkpoint of one tensor: what it claims to be, over a record of n_bytes; and a text of `more` letters."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return value.pickled if isinstance(value, Storage) else None
+
+    content = io.BytesIO()
+    Pickler(content, 2).dump({"version": "v0_bigram", "model": {"w": claim}, "more": "\0" * more})
+    with zipfile.ZipFile(path, "w", method, compresslevel=1) as file:
+        records = {"data.pkl": content.getvalue(), "version": b"3\n", "byteorder": b"little", "data/0": bytes(n_bytes)}
+        for record, value in records.items():
+            file.writestr(f"archive/{record}", value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no peak of memory to read")
+def test_absurd_sizes_are_refused_before_memory_is_taken(desk):
+    desk("v0_bigram")
+    many = 10**8  # floats: 400 MB
+    craft("beyond_storage.pt", Claim((2**40, 5), (5, 1), 20))
+    craft("beyond_record.pt", Claim((many,), (1,), many))
+    craft("stride_zero.pt", Claim((2**50, 5), (0, 0), 20))
+    craft("stride_huge.pt", Claim((4, 5), (2**60, 2**60), 20))
+    craft("negative.pt", Claim((4, -5), (5, 1), 20))
+    craft("overflow.pt", Claim((2**62, 2**62), (2**62, 1), 20))
+    craft("bomb.pt", Claim((many,), (1,), many), zipfile.ZIP_DEFLATED, 4 * many)
+    craft("pickle_bomb.pt", Claim((4, 5), (5, 1), 20), zipfile.ZIP_DEFLATED, more=2 * many)
+    assert Path("bomb.pt").stat().st_size < many / 10
+    files = sorted(map(str, Path().glob("*.pt")))
+    argv = [sys.executable, "-c", MEASURE, str(ROOT), "v0_bigram", *files]
+    shown = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=True).stdout
+    good, *bad = [line.split() for line in shown.splitlines()]
+    assert good[:3] == ["run/best.pt", "0", "0"] and [line[:3] for line in bad] == [[file, "2", "1"] for file in files]
+    assert all(int(line[3]) < 100 for line in bad), shown
 
 
 @pytest.mark.parametrize("name", NAMES)
