@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -377,7 +378,8 @@ def at_call(n, how):
 
 def settings(name, **more):
     optimizer = {"v4_gqa_swiglu": {"optimizer": "muon"}, "v5_ngpt": {"optimizer": "soap", "soap_frequency": 3}}
-    return tests.small(name, max_steps=48, evals=6, save_seconds=0.0, **optimizer.get(name, {}), **more)
+    dtype = "bfloat16" if name[1] in "135" else "float32"
+    return tests.small(name, max_steps=48, evals=6, save_seconds=0.0, dtype=dtype, **optimizer.get(name, {}), **more)
 
 def look(run):
     # what a kill left: True if there is a checkpoint; raises if a file is not whole
@@ -458,6 +460,45 @@ def test_second_signal_leaves_at_once():
     """Two signals within one step: no more waiting for it, and the last checkpoint is intact."""
     result = drive("twice", NAMES)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def crash(root, *words):
+    """benchmarks/crash.py of a copy of the repository, at its shortest."""
+    argv = [sys.executable, str(Path(root, "benchmarks", "crash.py")), "--versions", "v0", "--steps", "20", *words]
+    return subprocess.run(argv, capture_output=True, text=True, env=quiet(), timeout=600)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_crash_benchmark():
+    """The long form of the test above runs, and counts."""
+    result = crash(ROOT, "--kills", "3")
+    assert result.returncode == 0, result.stderr
+    *_, last = result.stdout.splitlines()
+    assert last.startswith("| all |") and last.split("|")[4].strip() == "3", result.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize(
+    "old, new, sign",
+    [
+        ("default_rng((cfg.seed, step))", "default_rng((cfg.seed, step, os.getpid()))", "differs from"),
+        (
+            "    beside = Path(",
+            "    time.sleep(0 * path.write_bytes(content[:99]) + 0.5)\n    beside = Path(",
+            "loaded|torn",
+        ),
+    ],
+    ids=["another run", "torn files"],
+)
+def test_crash_benchmark_red(old, new, sign, tmp_path):
+    """It finds batches that a resumed run draws otherwise, and files that are not replaced in one stroke."""
+    (tmp_path / "benchmarks").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "crash.py", tmp_path / "benchmarks")
+    text = (ROOT / "v0_bigram.py").read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    (tmp_path / "v0_bigram.py").write_text(text.replace(old, new), encoding="utf-8")
+    result = crash(tmp_path, "--kills", "9")
+    assert result.returncode == 1 and re.search(sign, result.stderr), result.stdout + result.stderr
 
 
 # -------------------------------------------------------------------------------------------------------- run folders
