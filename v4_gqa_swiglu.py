@@ -74,7 +74,7 @@ class Config:
     n_head: int = knob(4, "attention heads per block; must divide n_embd", low=1)
     n_kv_head: int = knob(2, "key/value heads per block; must divide n_head", low=1)
     n_embd: int = knob(128, "width of the residual stream", low=1, high=2**16)
-    d_ff: int = knob(352, "width of the feed-forward layer, about 8/3 n_embd", low=1)
+    d_ff: int = knob(352, "width of the feed-forward layer, about 8/3 n_embd", low=1, high=2**20)
     rope_base: float = knob(10000.0, "rotary wavelengths run from 2 pi to about 2 pi times this", low=1)
     dropout: float = knob(0.0, "probability of dropping an activation in training", high=0.99)
     dropout_schedule: str = knob("constant", "linear grows from 0 to --dropout", choices=("constant", "linear"))
@@ -117,11 +117,11 @@ class Config:
             flag = "--" + f.name.replace("_", "-")
             if not isinstance(value, (int, float) if isinstance(f.default, float) else type(f.default)):
                 raise Halt(f"{flag} {value!r}: must be of type {type(f.default).__name__}")
-            if isinstance(value, str) and value.encode(errors="replace").decode() != value:
-                raise Halt(f"{flag} {value!a}: not Unicode text")
+            if isinstance(value, str) and (value.encode(errors="replace").decode() != value or "\0" in value):
+                raise Halt(f"{flag} {value!a}: not Unicode text, or with a NUL character")
             if choices and value not in choices:
                 raise Halt(f"{flag} {value}: choose from {', '.join(choices)}")
-            if isinstance(value, (int, float)) and not (low <= value <= high and math.isfinite(value)):
+            if isinstance(value, (int, float)) and not (low <= value <= high and abs(value) <= sys.float_info.max):
                 raise Halt(f"{flag} {value}: must be {low} {'or more' if high == math.inf else f'to {high}'}")
         if self.n_embd % self.n_head:
             raise Halt(f"--n-head {self.n_head}: must divide --n-embd {self.n_embd}")
@@ -190,6 +190,7 @@ def encode_split(text, tokenizer):
     """Token ids of one split, (tokens,), two bytes each where the vocabulary allows, memory-mapped from the cache.
 
     The file in runs/cache is named by a hash of text and tokenizer, so it serves every run that needs just this.
+    Raises Halt.
     """
     key = hashlib.sha256(
         repr((tokenizer.pattern, tokenizer.merges, sorted(tokenizer.scaffolds), tokenizer.byte_order, text)).encode()
@@ -201,7 +202,10 @@ def encode_split(text, tokenizer):
             return content[:-4].view(dtype)
     except (OSError, ValueError):  # not there yet, or empty
         pass
-    ids = np.array(tokenizer.encode(text), dtype)
+    try:
+        ids = np.array(tokenizer.encode(text), dtype)
+    except ValueError as error:
+        raise Halt(f"--tokenizer: {error}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, ids.tobytes() + zlib.crc32(ids).to_bytes(4, "little"))
     return ids
@@ -500,7 +504,9 @@ def evaluate_context(model, tokens, tokenizer, block_size, context):
 
 
 def pick_next(logits, temperature, top_k, top_p, generator):
-    """Draw one token per row of logits (B, V); returns ids (B,)."""
+    """Draw one token per row of logits (B, V); returns ids (B,). Raises Halt."""
+    if not (logits < math.inf).all():  # nor is NaN
+        raise Halt("the model gives no numbers: damaged, or steps too large; try a lower learning rate", status=1)
     if temperature < 1e-6:  # zero, or too little to divide by
         return logits.argmax(-1)
     logits = logits / temperature
@@ -554,7 +560,11 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
 
 def stream_text(model, tokenizer, cfg):
     """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
-    idx = torch.tensor([tokenizer.encode(cfg.prompt or "\n\n")], device=next(model.parameters()).device)
+    try:
+        ids = tokenizer.encode(cfg.prompt or "\n\n")
+    except ValueError as error:
+        raise Halt(f"--prompt: {error}") from None
+    idx = torch.tensor([ids], device=next(model.parameters()).device)
     how = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
     text, shown, ids = "", 0, []
     for next_ids in generate(model, idx, cfg.max_new_tokens, cfg.block_size, *how):
@@ -1015,10 +1025,15 @@ def main(argv=None):
         run_command(*parse(argv))
         return 0
     except (Halt, OSError) as error:  # an OSError is the machine's: disk full, no permission
-        print(f"{VERSION}: {error}", file=sys.stderr)
-        return getattr(error, "status", 1)
+        message, status = str(error), getattr(error, "status", 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch has no class of its own for it
+            raise
+        message, status = "not enough memory; try a smaller --batch-size, --block-size or model", 1
     except KeyboardInterrupt:
         return 130
+    print(f"{VERSION}: {' '.join(message.split())}", file=sys.stderr)  # one line, whatever a file's name holds
+    return status
 
 
 if __name__ == "__main__":
