@@ -465,8 +465,10 @@ def fits(saved, own):
 
 def read_checkpoint(path):
     """What save_checkpoint wrote, as data: no code in it is run. Raises many things if it is damaged or hostile."""
-    with zipfile.ZipFile(path) as file:  # torch packs nothing: records larger than their file would flood the memory
-        if sum(record.file_size for record in file.infolist()) > path.stat().st_size or file.testzip():
+    with zipfile.ZipFile(path) as file:  # torch packs nothing: packed or shared records could flood the memory
+        records = file.infolist()
+        size = sum(record.file_size for record in records)
+        if any(record.compress_type for record in records) or size > path.stat().st_size or file.testzip():
             raise ValueError(path)
     state = torch.load(path, map_location="cpu", weights_only=True)
     rows = state["progress"]["rows"]

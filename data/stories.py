@@ -340,12 +340,8 @@ def read_grammar(text):
 # ----------------------------------------------------------------------------------------------------
 # The words. Early words of a list are common, late ones rare (see FLATTEN).
 
-WOMEN = """Zoë, Marta, Inés, Agnes, Wilma, Noor, Chloé, Hedda, Ottilie, Brigid, Saoirse, Jolanda, Mireille,
-Tabitha, Edda, Renée, Paloma, Greta, Ximena, Dorothea, Aylin, Fenna, Yuki, Margit, Nkechi, Sölvi, Ursula,
-Philippa, Ludmila, Anaïs, Beatrix, Halima, Rosamund, Žofia, Constance, Eglantine"""
-MEN = """Søren, Tom, Łukasz, Barnaby, Idris, José, Emil, Casper, Björn, Fergus, Mateo, Wendell, Ignatius,
-Karim, Otto, Jürgen, Ambrose, Teodor, Håkon, Percival, Kofi, Rupert, Stanisław, Nils, Gaspard, Ezra, Cornelius,
-Dáithí, Hugo, Leopold, Matthias, Oswin, Valentin, Zachary, Quentin, Bartholomew"""
+WOMEN = """Zoë, Marta, Agnes, Wilma, Noor, Hedda, Ottilie, Brigid, Jolanda, Greta, Edda, Ursula"""
+MEN = """Søren, Tom, Barnaby, Idris, José, Casper, Fergus, Otto, Hugo, Leopold, Rupert, Ezra"""
 
 WORDS = {
     "size": """small, sleepy, crooked, cheerful, damp, stubborn, forgotten, windy, tidy, muddled,
@@ -545,21 +541,21 @@ it was rude to ask about the [thing]
 
 @season
 It was [season=season], with [weather@season], and (the whole street|the market|even the church|every
-  coat) smelled of [s:food].
+  coat) smelled of [s:food], which suited {hero}.
 That [season=season] there was [weather@season] every [weekday], and people (blamed|thanked|wrote
-  to|avoided) the [trade].
+  to|avoided) {hero}.
 One [season=season] morning, with [weather@season] outside, {hero} was
   (mending|polishing|painting|hiding|admiring) [a:thing].
-The [season=season] had brought [weather@season] and [few] [colour] [s:animal], and nobody knew which was
-  worse.
+The [season=season] had brought [weather@season] and [few] [colour] [s:animal], and {hero} could not say
+  which was worse.
 Our tale begins in [season=season], in spite of [weather@season], with {hero} (asleep|halfway up a
   ladder|late for breakfast|in a better mood than [a:trade]|looking for a sock).
 
 @companion
-{He} shared the house with [a:animal=pet] named [pet_name=pet_name], who (ate|slept|complained|snored)
+{hero} shared the house with [a:animal=pet] named [pet_name=pet_name], who (ate|slept|complained|snored)
   more than {he} did.
-With {him} lived [pet_name=pet_name], [a:mood=pet_mood] [animal=pet] who was fond of [s:food].
-As for company, {he} had only [a:animal=pet] called [pet_name=pet_name], [mood=pet_mood] by nature and
+With {hero} lived [pet_name=pet_name], [a:mood=pet_mood] [animal=pet] who was fond of [s:food].
+As for company, {hero} had only [a:animal=pet] called [pet_name=pet_name], [mood=pet_mood] by nature and
   [colour] by accident.
 There was also [a:colour] [animal=pet]. Its name was [pet_name=pet_name] and its opinion of [s:trade] was
   low.
@@ -567,12 +563,12 @@ Wherever {hero} went, [pet_name=pet_name] the [animal=pet] went too, usually [fe
   the left).
 
 @kin_says
-Old sayings ran in the family. "[proverb=saying]," {his} [kin=kin] used to say (at breakfast|on
+Old sayings ran in the family of {hero}. "[proverb=saying]," {his} [kin=kin] used to say (at breakfast|on
   [weekday]|in hard times).
-As for wisdom, "[proverb=saying]," {his} [kin=kin] used to say, (generally to the [animal]|whether it
+As for wisdom, "[proverb=saying]," {hero}'s [kin=kin] used to say, (generally to the [animal]|whether it
   fitted or not|and nobody dared to ask why|and then [verb]).
-Over {his} door somebody's [kin=kin] had carved the words: "[proverb=saying]."
-Above all, {he} tried to live by the advice of {his} [kin=kin], which was: "[proverb=saying]."
+Over {hero}'s door somebody's [kin=kin] had carved the words: "[proverb=saying]."
+Above all, {hero} tried to live by the advice of {his} [kin=kin], which was: "[proverb=saying]."
 
 @proverb
 Never lend [a:thing] to [a:animal]
@@ -588,44 +584,43 @@ It takes [few] [s:animal] to hide one [thing]
 Love is like [a:food]: best when shared with [a:trade]
 
 @hero_aside
-{He} thought about [s:food], which always helped.
+{hero} thought about [s:food], which always helped.
 For a moment {hero} wished {he} had become [a:trade] instead.
-Somewhere [a:animal] [beast_verb].
+Not far from {hero}, [a:animal] [beast_verb].
 If {hero} had a fault, it was [s:food].
-Nobody is [mood] all the time, not even {a:mood} {trade}.
+Nobody is [mood] all the time, not even {hero}.
 Being {mood}, {hero} (began|began again|took [few] deep breaths|asked for [a:food]|made a list).
-In {place} such things are settled with [s:food].
-To this day nobody in {place} (can explain it|will discuss it|laughs about it|has told the [trade]).
-Not far away, [crowd] [verb].
+In {place} such things are settled with [s:food], and {hero} had none.
+To this day nobody in {place} but {hero} (can explain it|will discuss it|laughs about it|has told the
+  [trade]).
+Behind {hero}'s back [crowd] [verb].
 Now, [a:mood] [trade] would have given up, but {hero} was {a:trade} and {a:mood} one.
 
-Through the window came [a:trade], [a:animal] and [few] [s:animal] carrying [s:thing], and (out|off|away)
-  they went again.
-On a table nearby lay [a:thing], [a:fruit], [few] [s:food] and [a:thing], and nobody had ordered [a:food].
-A little later [few] [s:trade] passed by, followed by [a:animal] with [a:thing] on its back and [s:fruit]
-  in its ears.
-Some say that [a:trade] saw it all from behind [a:thing], but [a:trade] [verb] and another [verb].
-People still argue whether it was [a:animal] or [a:trade] with [a:thing] who [verb].
-Years ago [a:trade] [verb] for less, and was given [a:thing] and [few] [s:food].
+Through the window came [a:animal] with [a:thing], bowed to {hero}, and (out|off|away) it went again.
+On a table nearby lay [a:thing] and [few] [s:food], and {hero} ate [a:fruit].
+A little later [few] [s:trade] passed by, and {hero} waved at them with [a:thing].
+Some say that [a:trade] saw it all from behind [a:thing], but {hero} [verb].
+People still argue whether it was [a:animal] or {hero} who [verb].
+Years ago {hero} [verb] for less.
 
 @weather_aside
-All this time there was [weather@season] over {place}.
-Outside it was still {season}, with [weather@season].
-It was the kind of {season} that makes [a:trade] [mood].
-As happens in {season}, there came [weather@season].
+All this time there was [weather@season] over {place}, and {hero} [verb].
+Outside it was still {season}, with [weather@season], and {hero} put on a hat.
+It was the kind of {season} that made {hero} [mood].
+As happens in {season}, there came [weather@season], and {hero} got wet.
 
 @pet_aside
-{pet_name} the {pet} [beast_verb].
+{hero} looked at {pet_name}, and {pet_name} the {pet} [beast_verb].
 Meanwhile {pet_name} [beast_verb] and then [beast_verb], as any {pet} would.
-Then {pet_name} said, "[noise]," which in {a:pet} can mean anything.
-Only {pet_name} was not surprised, but then {pet_name} was {a:pet}.
-Beside {him}, {pet_name} [beast_verb] [manner].
+Then {pet_name} said, "[noise]," and {hero} knew what {pet_name} meant.
+Only {pet_name} was not surprised by {hero}, but then {pet_name} was {a:pet}.
+Beside {hero}, {pet_name} [beast_verb] [manner].
 
 @friend_aside
-"You are too {mood}," [said] {friend} [how].
-{friend} the {friend_trade} only [verb].
-Being {a:friend_trade}, {friend} had seen [worse].
-Behind {him}, {friend} [verb] and [verb].
+"You are too {mood}, {hero}," [said] {friend} [how].
+{friend} looked at {hero} and [verb].
+Being {a:friend_trade}, {friend} had seen [worse], and told {hero} so.
+Behind {hero}, {friend} [verb].
 
 @worse
 worse
@@ -635,9 +630,9 @@ nothing like it since [weekday]
 this coming
 
 @kin_aside
-It was just as {his} [old] {kin} had always said: "{saying}."
+It was just as {hero}'s [old] {kin} had always said: "{saying}."
 "{saying}," thought {hero}, and [verb].
-What had {his} {kin} said? "{saying}." It was (no help at all|a great comfort|truer than ever|worth a
+What had {hero}'s {kin} said? "{saying}." It was (no help at all|a great comfort|truer than ever|worth a
   try).
 
 @old
@@ -654,33 +649,34 @@ The Lost [T:thing=thing]
 What {hero} loved best was {his} [colour=colour] {thing}, [look=look] as it was, the gift of {his}
   [kin=giver].
 Above {his} door hung [a:colour=colour] {thing}, [look=look] and (older than the door|worth [few]
-  [s:fruit] at most|never once dusted|much admired by [s:animal]), which {he} had from {his} [kin=giver].
-Of all {his} belongings none was dearer than the [look=look] [colour=colour] {thing} that {his}
+  [s:fruit] at most|never once dusted|much admired by [s:animal]), which {hero} had from {his}
+  [kin=giver].
+Of all {hero}'s belongings none was dearer than the [look=look] [colour=colour] {thing} that {his}
   [kin=giver] had left {him}.
 From {his} [kin=giver] {hero} had inherited [few] debts and one [colour=colour] {thing}, [look=look] but
   {his} own.
 
 @lost_gone
-One [weekday=day] the {thing} was gone.
+One [weekday=day] {hero} woke, and the {thing} was gone.
 Then came [weekday=day]. {hero} reached for the {thing} and [found] [a:food] in its place.
-But on [weekday=day], between breakfast and [a:food], the {colour} {thing} vanished.
-So imagine the (silence|uproar|long face|rattling of cupboards) when, one [weekday=day], the {thing} was
-  not there.
+But on [weekday=day], between breakfast and [a:food], the {colour} {thing} vanished, and {hero} [verb].
+So imagine the (silence|uproar|long face|rattling of cupboards) when {hero} looked up, one [weekday=day],
+  and the {thing} was not there.
 
 @lost_search
-Under [a:thing] {he} came upon [few] [s:animal], under [a:thing] [a:food], and under [a:trade] nothing.
-People brought {him} [a:thing], [a:thing] and [few] [s:thing], all of them [colour], none of them right.
-{He} looked [hiding] and [found] only [a:thing].
-Then {he} searched [hiding], where [a:mood] [animal] [beast_verb].
+Under [a:thing] {hero} came upon [few] [s:animal], under [a:thing] [a:food], and under [a:trade] nothing.
+People brought {hero} [a:thing] and [few] [s:thing], but {hero} shook {his} head at them all.
+{hero} looked [hiding] and [found] only [a:thing].
+Then {hero} searched [hiding], where [a:mood] [animal] [beast_verb].
 Next {hero} turned everything upside down [hiding], and out (fell|rolled|crept|came) [few] [s:fruit].
-There was nothing [hiding] except [a:look] [thing] and the smell of [s:food].
-Neither [hiding] nor [hiding] nor even [hiding] was there any sign of {a:thing}.
-After that {he} put up a sign: "Lost, one {thing}. Reward, [few] [s:food]."
+There was nothing [hiding] for {hero} except [a:look] [thing] and the smell of [s:food].
+Neither [hiding] nor [hiding] could {hero} see any sign of {a:thing}.
+After that {hero} put up a sign: "Lost, one {thing}. Reward, [few] [s:food]."
 
 @lost_ask
-In the end {he} [went] to [name=friend] the [trade=friend_trade], who knew everything that was lost in
+In the end {hero} [went] to [name=friend] the [trade=friend_trade], who knew everything that was lost in
   {place}.
-At the [landmark] {he} [met] [name=friend], [a:mood=friend_mood] [trade=friend_trade] with [a:food] in
+At the [landmark] {hero} [met] [name=friend], [a:mood=friend_mood] [trade=friend_trade] with [a:food] in
   each hand.
 It was [name=friend], the [trade=friend_trade], who finally asked what the matter was.
 
@@ -701,25 +697,25 @@ It was [name=friend], the [trade=friend_trade], who finally asked what the matte
 "My friend," [said] {friend} [how], "only [a:animal=thief] steals on {a:day}. Try [hiding=where]."
 
 @lost_found
-They went to look. And there, {where}, [sat] {a:thief} with the {colour} {thing} (on its head|in its
-  lap|full of [s:fruit]|polished like a mirror).
-Off they went together, and sure enough, {where}, they [found] the {thing}, and beside it {a:thief}, who
-  [beast_verb].
+{hero} and {friend} went to look. And there, {where}, [sat] {a:thief} with the {colour} {thing} (on its
+  head|in its lap|full of [s:fruit]|polished like a mirror).
+Off went {hero} with {friend}, and sure enough, {where}, {hero} [found] the {thing}, and beside it
+  {a:thief}, who [beast_verb].
 So {hero} and {friend} crept up on tiptoe and looked {where}. There was the {look} {thing}. There was the
   {thief}.
 
 @lost_price
-The {thief} would give it back for [few=price] [s:food=fee] and not one fewer.
-"I was only keeping it warm," [said] the {thief}. "But [few=price] [s:food=fee] would ease the pain of
-  parting."
-"Finders keepers," [said] the {thief} [how], "unless somebody has [few=price] [s:food=fee] about them."
+The {thief} would give it back to {hero} for [few=price] [s:food=fee] and not one fewer.
+"I was only keeping it warm, {hero}," [said] the {thief}. "But [few=price] [s:food=fee] would ease the
+  pain of parting."
+"Finders keepers," [said] the {thief} [how], "unless {hero} has [few=price] [s:food=fee] about {him}."
 
 @lost_paid
 {hero} paid {price} {s:fee}, {friend} carried the {thing}, and by [weekday] it hung in its old place
   again.
-So {he} [went] home, baked {price} {s:fee}, and the {thief} kept its word, more or less.
-Next (morning|evening|day|week) {price} {s:fee} stood on the doorstep, and an hour later there stood the
-  {colour} {thing} instead.
+So {hero} [went] home, baked {price} {s:fee}, and the {thief} kept its word, more or less.
+Next (morning|evening|day|week) {hero} put {price} {s:fee} on the doorstep, and an hour later there stood
+  the {colour} {thing} instead.
 The bargain was struck: {price} {s:fee} for the {thief}, one {look} {thing} for {hero}, and [a:food] for
   {friend}.
 
@@ -730,78 +726,82 @@ One [T:thing=first] for One [T:thing=dream]
 @trade_want
 More than anything {hero} [wanted] {a:dream}, but all {he} owned was {a:first}, [look] and
   [colour=colour].
-Every night {he} dreamed of {a:dream}. Every morning {he} woke up with nothing but [a:colour=colour]
+Every night {hero} dreamed of {a:dream}. Every morning {he} woke up with nothing but [a:colour=colour]
   {first}.
 Owning [a:colour=colour] {first} is a fine thing, but {hero} had set {his} heart on {a:dream}.
 
 @trade_go
-Past [few] [s:trade], [few] [s:animal] and [a:thing] {he} walked, with the {first} on {his} back.
-So on [weekday] {he} put the {first} under one arm and set out for the [landmark].
-"Now {a:first} is not {a:dream}," {he} said [how], "but it is a beginning," and {he} packed [few] [s:food]
-  and left.
-Therefore {he} took the {first} and [went] to [place] market, [manner].
+Past [few] [s:trade], [few] [s:animal] and [a:thing] {hero} walked, with the {first} on {his} back.
+So on [weekday] {hero} put the {first} under one arm and set out for the [landmark].
+"Now {a:first} is not {a:dream}," {hero} said [how], "but it is a beginning," and {he} packed [few]
+  [s:food] and left.
+Therefore {hero} took the {first} and [went] to [place] market, [manner].
 
 @trade_swap
-At the [landmark] {he} [met] [name=with] the [trade=job], who (had no use for|was tired of|had just
-  quarrelled over|sold) [a:thing=got] and badly needed {a:have}.
-Along came [name=with], [a:mood] [trade=job] carrying [a:look] [thing=got]. "Is that {a:have}?" {with.he}
-  asked [how].
-Near the [landmark] [sat] [name=with] the [trade=job], weeping into [a:thing=got] for want of {a:have}.
-Before long [a:trade=job] called [name=with] offered {him} [a:thing=got] for the {have}.
+At the [landmark] {hero} [met] [name=with] the [trade=job], who (had no use for|was tired of|had just
+  quarrelled over|sold) [a:thing=got] and badly needed {hero}'s {have}.
+Along came [name=with], [a:mood] [trade=job] carrying [a:look] [thing=got]. "Is that {a:have}?" {with}
+  asked {hero}.
+Near the [landmark] [sat] [name=with] the [trade=job], weeping into [a:thing=got] for want of {hero}'s
+  {have}.
+Before long [a:trade=job] called [name=with] offered {hero} [a:thing=got] for the {have}.
 Some way on, [name=with], who was [a:trade=job] by day and [mood] by night, held up [a:thing=got] and eyed
-  the {have}.
-Who should come by but [name=with] the [trade=job], with [a:thing=got] on {with.his} back and no {have} at
-  all.
+  {hero}'s {have}.
+Who should come by but [name=with] the [trade=job], with [a:thing=got] for {hero} and no {have} at all.
 
 @trade_deal
 "Done," [said] {hero}, and the {have} became {a:got}.
-They shook hands on it: one {have} for one {got}.
+{hero} and {with} shook hands on it: one {have} for one {got}.
 {with} [took] the {have}, {hero} [took] the {got}, and both [verb].
-It took [few] [s:food] to agree, but in the end {he} had the {got} and {with} the {have}.
+It took [few] [s:food] to agree, but in the end {hero} had the {got} and {with} the {have}.
 Fair is fair. {hero} left with the {got} and a light heart.
 
 @trade_last
-And there, at the [landmark], [sat] [name=with] the [trade=job] with {a:dream}, looking for {a:have}.
-Finally, on [weekday], {he} found [name=with], [a:trade=job], who owned {a:dream} and would have sold it
+And there, at the [landmark], [sat] [name=with] the [trade=job] with {a:dream}, looking for {hero}'s
+  {have}.
+Finally, on [weekday], {hero} found [name=with], [a:trade=job], who owned {a:dream} and would have sold it
   for {a:have}.
-Then, as if it had been arranged, [a:trade=job] named [name=with] asked {him}: "{A:dream} for your
+Then, as if it had been arranged, [a:trade=job] named [name=with] asked {hero}: "{A:dream} for your
   {have}?"
 
 @trade_home
-When {he} [went] home, [crowd] wanted to know how it was done.
-Back in {place} [crowd] gathered to hear the tale.
-That evening [crowd] sat in {his} [room] and asked {him} how.
+When {hero} [went] home, [crowd] wanted to know how it was done.
+Back in {place} [crowd] gathered to hear {hero}'s tale.
+That evening [crowd] sat in {hero}'s [room] and asked {him} how.
 
 @trade_recite
 "Easily," [said] {hero}. "{p0} gave me the {dream} for the {have};
 Well, {hero} [verb] and began: "{p0} gave me the {dream} for the {have};
-So {he} counted it off, last things first: "{p0} gave me the {dream} for the {have};
+So {hero} counted it off, last things first: "{p0} gave me the {dream} for the {have};
 
 @trade_end
-And what did {he} do with the {dream}? {He} (hung it on the wall|gave it to {his} [kin]|used it for
+And what did {hero} do with the {dream}? {He} (hung it on the wall|gave it to {his} [kin]|used it for
   [s:food]|lent it to {with}).
 The {dream} is still in {place}, and the {first} is still with {p1}, and both (squeak|shine|are happy|need
   mending).
-Only much later did {he} find that {he} missed the {first}, and went to visit {p1}, who let {him} hold it.
+Only much later did {hero} find that {he} missed the {first}, and went to visit {p1}, who let {him} hold
+  it.
 
 @contest_title
 The Great [T:food=dish] Contest
 
 @contest_open
-Posters hung on every [thing]: a contest, open to every [trade] and [trade], for the best {dish}. First
-  prize, [a:thing=prize].
-Every {season} {place} held a contest for the best {dish}, and the prize was [a:look] [thing=prize].
-There was to be a contest. Whoever made the best {dish} would win [a:colour] [thing=prize].
-The mayor had offered [a:look] [thing=prize] for the finest {dish} in {place}, and
+{hero} saw posters on every [thing]: a contest, open to every [trade] and [trade], for the best {dish}.
+  First prize, [a:thing=prize].
+Every {season} {place} held a contest for the best {dish}, and {hero} never missed it. The prize was
+  [a:look] [thing=prize].
+There was to be a contest, and {hero} heard of it. Whoever made the best {dish} would win [a:colour]
+  [thing=prize].
+The mayor had offered {hero} and everyone [a:look] [thing=prize] for the finest {dish} in {place}, and
   (tempers|ovens|chimneys|moustaches) were already smoking.
 
 @contest_rival
-For [few] years it had been won by [name=rival], [a:mood=rival_mood] [trade=rival_trade] who [habit].
+For [few] years it had been won by [name=rival], [a:mood=rival_mood] [trade=rival_trade]. {rival} [habit].
 Against {hero} stood [name=rival] the [trade=rival_trade], [mood=rival_mood] and very clean.
 Only one other person dared to enter: [name=rival], the [mood=rival_mood] [trade=rival_trade].
 
 @contest_judge
-The judge was [name=judge], [a:trade=judge_trade] who had not eaten since [weekday].
+The judge was [name=judge], [a:trade=judge_trade]. {judge} had not eaten since [weekday].
 As judge they chose [name=judge] the [trade=judge_trade], because [judge_why].
 Nobody could be found to judge except [name=judge], [a:mood] [trade=judge_trade] with one good tooth.
 
@@ -854,36 +854,38 @@ Afterwards {hero} and {rival} ate what was left of the {dish} and agreed that it
 The Long Road to [place=goal]
 
 @road_why
-{His} [kin=relative] in {goal} was about to marry [a:trade], and {hero} had promised to bring
+{hero}'s [kin=relative] in {goal} was about to marry [a:trade], and {hero} had promised to bring
   [a:thing=gift].
-A letter had come from {goal}: "Bring [a:thing=gift]. Do not ask why. Your loving [kin=relative]."
-Far away in {goal}, {his} [kin=relative] lay in bed with [ailment] and asked only for [a:thing=gift].
+A letter had come to {hero} from {goal}: "Bring [a:thing=gift]. Do not ask why. Your loving
+  [kin=relative]."
+Far away in {goal}, {hero}'s [kin=relative] lay in bed with [ailment] and asked only for [a:thing=gift].
 
 @road_pack
-{He} packed [a:thing=tool1], [a:thing=tool2] and [few=bread] [s:food=ration], and put the {gift} on top.
-Into the bag went the {gift}, [a:thing=tool1], [few=bread] [s:food=ration] and, for no clear reason,
+{hero} packed [a:thing=tool1], [a:thing=tool2] and [few=bread] [s:food=ration], and put the {gift} on top.
+Into {hero}'s bag went the {gift}, [a:thing=tool1], [few=bread] [s:food=ration] and, for no clear reason,
   [a:thing=tool2].
-"{A:gift}, [a:thing=tool1], [a:thing=tool2], [few=bread] [s:food=ration]," {he} counted, and closed the
+"{A:gift}, [a:thing=tool1], [a:thing=tool2], [few=bread] [s:food=ration]," {hero} counted, and closed the
   bag.
 
 @road_day
-All through the {nth} day {he} followed [a:animal] past [few] [s:thing] and [a:trade], and (at noon|at
+All through the {nth} day {hero} followed [a:animal] past [few] [s:thing] and [a:trade], and (at noon|at
   dusk|at last) ate [meal=eaten].
-On the {nth} day there was [weather@season], and {he} ate [meal=eaten] and slept [hiding].
-The {nth} day {he} walked with [a:trade] who [habit], and ate [meal=eaten].
-{^:nth} day: [few] hills, [few] [s:animal], [meal=eaten] eaten.
-By the evening of the {nth} day {he} had passed the [landmark], eaten [meal=eaten] and met [a:mood]
+On the {nth} day there was [weather@season], and {hero} ate [meal=eaten] and slept [hiding].
+The {nth} day {hero} walked with [a:trade] who [habit], and ate [meal=eaten].
+{^:nth} day: [few] hills, [few] [s:animal], and {hero} had eaten [meal=eaten].
+By the evening of the {nth} day {hero} had passed the [landmark], eaten [meal=eaten] and met [a:mood]
   [animal].
 
 @road_left
-That left {left}.
-Now there remained {left} in the bag.
-{^:left} still to go, {he} counted.
+That left {hero} {left}.
+Now there remained {left} in {hero}'s bag.
+{^:left} still to go, {hero} counted.
 
 @road_trouble1
-A river barred the way. {He} used the {tool1} as [a:thing] and crossed it [manner].
-Then robbers came, [few] of them, but {he} waved the {tool1} so [mood_ly] that they ran.
-Halfway there [a:animal] blocked the road and would not move until {he} gave it the {tool1} to play with.
+A river barred the way. {hero} used the {tool1} as [a:thing] and crossed it [manner].
+Then robbers came, [few] of them, but {hero} waved the {tool1} so [mood_ly] that they ran.
+Halfway there [a:animal] blocked the road and would not move until {hero} gave it the {tool1} to play
+  with.
 
 @mood_ly
 bravely
@@ -893,14 +895,14 @@ gracefully
 professionally
 
 @road_trouble2
-In the forest it grew so dark that only the {tool2} was of any use, and don't ask how.
-At the toll gate they wanted [few] coins. {He} offered the {tool2}, and it was enough.
+In the forest it grew so dark that {hero} could see only the {tool2}.
+At the toll gate they wanted [few] coins. {hero} offered the {tool2}, and it was enough.
 Later [a:trade] with a broken cart begged for {a:tool2}, and {hero}, who had one, [verb].
 
 @road_arrive
-After {days} {he} stood at the [colour] door in {goal}, and {his} {relative} took the {gift} and [verb].
+After {days} {hero} stood at the [colour] door in {goal}, and {his} {relative} took the {gift} and [verb].
 So it was that, {days} after leaving {place}, {hero} put the {gift} into the hands of {his} {relative}.
-In {goal} at last! {^:days}, [few] blisters, and the {gift} without a scratch.
+In {goal} at last! {^:days}, [few] blisters, and {hero} still had the {gift}.
 
 @road_tell
 "Did you have trouble?" [asked] the {relative}. "None," [said] {hero}, "that {a:tool1} and {a:tool2} could
@@ -914,10 +916,10 @@ Supper for [T:few=guests]
 
 @supper_invite
 {hero} had invited {guests} guests for [weekday=day], and each was to bring [few=each] [s:fruit=fruit].
-For supper on [weekday=day] {he} had asked {guests} friends, and told each of them to bring [few=each]
+For supper on [weekday=day] {hero} had asked {guests} friends, and told each of them to bring [few=each]
   [s:fruit=fruit].
-The plan for [weekday=day] was simple: {guests} guests, [few=each] [s:fruit=fruit] from every one of them,
-  and a pot as big as [a:animal].
+The plan of {hero} for [weekday=day] was simple: {guests} guests, [few=each] [s:fruit=fruit] from every
+  one of them, and a pot as big as [a:animal].
 
 @supper_names
 First came [name=g1] the [trade=j1], then [name=g2] the [trade=j2], [manner].
@@ -926,26 +928,26 @@ At the door [sat] [name=g1], [a:mood] [trade=j1], and behind {g1.him} [name=g2],
 Early as always was [name=g1] the [trade=j1]; late as always was [name=g2] the [trade=j2].
 
 @supper_sum
-{^:guests} times {each} is {total}, so there were {total} {s:fruit} on the table.
-On the table lay {total} {s:fruit}, for {guests} times {each} is {total}, even in {place}.
+{^:guests} times {each} is {total}, so {hero} had {total} {s:fruit} on the table.
+On {hero}'s table lay {total} {s:fruit}, for {guests} times {each} is {total}, even in {place}.
 "{^:guests} guests and {each} {s:fruit} each," [said] {g1}, "makes {total}." {g2} counted, and it did.
 
 @supper_cook
 {hero} put [upto=eaten] {s:fruit} into [a:food] the size of [a:thing].
 Into the pot went [upto=eaten] {s:fruit}, [a:thing] (by mistake|for flavour|on the advice of {g1}) and
   some salt.
-They ate [upto=eaten] {s:fruit} with [s:food] and (sang|argued|wept a little|told lies) until the candles
-  were short.
+{hero}, {g1} and {g2} ate [upto=eaten] {s:fruit} and (sang|argued|wept a little|told lies) until the
+  candles were short.
 
 @supper_left
-That left {left} for breakfast.
-Of the {total}, then, {left} remained.
+That left {hero} {left} for breakfast.
+Of the {total}, then, {left} remained for {hero}.
 "{^:total} less {eaten}," [said] {g2} the {j2}, "is {left}." Nobody argued with {a:j2}.
 
 @supper_thief
-In the middle of it [a:animal=thief] came in through the window and made off with [a:thing=loot].
-Suddenly [a:animal=thief] appeared [hiding] with [a:thing=loot] in its mouth.
-But who had invited [a:animal=thief]? It sat down beside {g1}, wearing [a:thing=loot].
+In the middle of it [a:animal=thief] came in past {g1} and made off with {g2}'s [thing=loot].
+Suddenly [a:animal=thief] appeared behind {g1} with {g2}'s [thing=loot] in its mouth.
+But who had invited [a:animal=thief]? It sat down beside {g1}, wearing {g2}'s [thing=loot].
 
 @supper_chase
 {g1} the {j1} ran after the {thief}, {g2} fell over {g1}, and the {loot} landed in the soup.
@@ -953,8 +955,7 @@ But who had invited [a:animal=thief]? It sat down beside {g1}, wearing [a:thing=
 It took {g1}, {g2} and [few] [s:food] to make the {thief} give back the {loot}.
 
 @supper_story
-For pudding there was [a:food] with [s:fruit], then [few] [s:food], then [a:food] shaped like [a:animal],
-  and {g1} [verb].
+For pudding {hero} brought [a:food] with [s:fruit], and {g1} [verb].
 Then {g1} told the one about [a:animal] and [a:trade], and {g2} [verb] in all the wrong places.
 {g2} the {j2} had brought [a:thing] and played it [manner], and {g1} [verb].
 When {g2} asked for the recipe, {g1} [verb], because {g1.he} had seen {hero} use [a:thing].
@@ -962,15 +963,15 @@ When {g2} asked for the recipe, {g1} [verb], because {g1.he} had seen {hero} use
 @supper_bye
 At midnight {g1} the {j1} [went] home with [a:food] in each pocket, and {g2} the {j2} with [few].
 "Until next [weekday]," [said] {g1}. "Until next {season}," [said] {g2}, who ate slowly.
-They all agreed that it had been the best supper since the [animal] came to stay.
+{g1} and {g2} agreed that {hero}'s supper had been the best since the [animal] came to stay.
 
 @letter_title
 The Letter in the [T:thing=hide]
 
 @letter_find
 On [weekday] {hero} shook the {hide} and a letter fell out, [look] and smelling of [s:fruit].
-Inside {his} old {hide}, under [few] dead moths, {he} [found] a letter sealed with [colour] wax.
-The {hide} had rattled for years, and now {he} knew why: there was a letter in it.
+Inside {his} old {hide}, under [few] dead moths, {hero} [found] a letter sealed with [colour] wax.
+The {hide} had rattled for years, and now {hero} knew why: there was a letter in it.
 
 @letter_text
 "Come to the [landmark=spot] on [weekday=day] at [few=hour]," it said. "Bring [a:thing=token]. Tell no
@@ -982,8 +983,8 @@ It read: "Whoever finds this, be at the [landmark=spot] on [weekday=day] at [few
 
 @letter_ask
 {hero} showed it to [name=friend] the [trade=friend_trade], who held it up to the light and [verb].
-First {he} asked [name=friend], [a:mood] [trade=friend_trade], who knew (every hand|every secret|a lot of
-  gossip) in {place}.
+First {hero} asked [name=friend], [a:mood] [trade=friend_trade], who knew (every hand|every secret|a lot
+  of gossip) in {place}.
 There was only one person to ask: [name=friend] the [trade=friend_trade].
 
 @letter_answer
@@ -996,19 +997,18 @@ There was only one person to ask: [name=friend] the [trade=friend_trade].
 Until {day} {hero} lived on [s:food] and [s:fruit]. Then {he} took {a:token} and was at the {spot} by
   {hour}.
 {day} came, and at {hour} {hero} [sat] at the {spot} with {a:token} and a beating heart.
-On {day} {he} was at the {spot} long before {hour}, holding {a:token} like [a:food].
-Nobody sleeps well before such a {day}. At {hour} {he} went to the {spot}, {token} and all.
+On {day} {hero} was at the {spot} long before {hour}, holding {a:token} like [a:food].
+Nobody sleeps well before such a {day}. At {hour} {hero} went to the {spot}, {token} and all.
 
 @letter_meet
-There [sat] an old [trade] who was no [trade] at all but {writer} the {writer_trade}, and {writer.he}
-  [verb].
-Out of [weather@season] stepped {writer}, once {a:writer_trade}, and [verb].
-"You have the {token}," [said] a voice. It was {writer}, the {writer_trade}, [mood] and [mood].
-From behind the {spot} came [a:animal], and behind the [animal] came {writer} the {writer_trade}.
+There [sat] {writer} the {writer_trade}, and {writer} looked at {hero} and [verb].
+Out of [weather@season] stepped {writer}, once {a:writer_trade}, and {hero} [verb].
+"You have the {token}, {hero}," [said] a voice. It was {writer}, the {writer_trade}, [mood] and [mood].
+From behind the {spot} came [a:animal], and behind it came {writer} the {writer_trade}. {hero} [verb].
 
 @letter_truth
-"I hid that letter in the {hide} for my [kin]," [said] {writer} [how], "but you will do. Can you cook
-  [s:food]?"
+"I hid that letter in the {hide} for my [kin]," [said] {writer} [how], "but you will do, {hero}. Can you
+  cook [s:food]?"
 "I only wanted my {token} back," [said] {writer}, "and did not know how to ask." So {hero} gave it to
   {writer.him}.
 It was about [few=debt] [s:food=owed]. {writer} had owed them to {his} [kin] since the [animal] year, and
@@ -1023,31 +1023,31 @@ And the {hide}? {hero} put a new letter into it. It began: "Come to the {spot} o
 The Storm That Took the [T:thing=one]
 
 @storm_comes
-From [weekday=day] to [weekday] it blew so hard that [a:trade], [a:animal] and [few] [s:food] were seen
-  over the [landmark].
-On [weekday=day] the wind got up, knocked over [a:trade] and (blew out|ate|swallowed|insulted) every
-  candle in {place}.
-It began on [weekday=day] at supper. By midnight there were [s:animal] in the air, and some of them were
-  [colour].
-The storm came on [weekday=day] without knocking.
+From [weekday=day] to [weekday] it blew so hard that [a:trade], [a:animal] and [few] [s:food] were seen by
+  {hero} over the [landmark].
+On [weekday=day] the wind got up, knocked over {hero} and (blew out|ate|swallowed|insulted) every candle
+  in {place}.
+It began on [weekday=day] at supper. By midnight {hero} saw [colour] [s:animal] in the air.
+The storm came to {hero} on [weekday=day] without knocking.
 
 @storm_takes
-First it took {his} {one} from [hiding], then [a:thing=two] and the [colour=colour] [thing=three].
-Away flew the {one}. Away flew [a:thing=two]. Away, last of all, flew the [colour=colour] [thing=three].
+First it took {hero}'s {one} from [hiding], then [a:thing=two] and the [colour=colour] [thing=three].
+Away flew {hero}'s {one}. Away flew [a:thing=two]. Away, last of all, flew the [colour=colour]
+  [thing=three].
 {hero} held on to the [colour=colour] [thing=three] until that went too, after the {one} and
   [a:thing=two].
 
 @storm_morning
-In the morning {he} made a list: {one}, {two}, {three}, all gone.
+In the morning {hero} made a list: {one}, {two}, {three}, all gone.
 When it was over {hero} had no {one}, no {two} and no {three}, but [few] strange [s:thing] lay in the
   garden.
 The sun came up as if nothing had happened. "My {one}," [said] {hero}, "my {two}, my {three}!"
 
 @storm_return
-A knock: [name=with] the [trade=job] had found the {item} [hiding] and brought it back for [a:food].
-By noon {he} [met] [name=with], [a:trade=job] who was wearing the {item} and blushed.
+A knock: [name=with] the [trade=job] had found the {item} [hiding] and brought it to {hero}.
+By noon {hero} [met] [name=with], [a:trade=job] who was wearing the {item} and blushed.
 Somebody shouted. It was [name=with], [a:mood] [trade=job], pulling the {item} out of [a:animal]'s nest.
-The {item} had landed on [name=with] the [trade=job], who gave it back [manner].
+The {item} had landed on [name=with] the [trade=job], who gave it back to {hero}.
 "Is this yours?" [asked] [name=with] the [trade=job], and held up the {item}. "It came down my chimney on
   {day}."
 At the [landmark] a crowd stood around the {item}. "It fell on me," [said] [name=with] the [trade=job],
@@ -1056,11 +1056,11 @@ At the [landmark] a crowd stood around the {item}. "It fell on me," [said] [name
 @storm_thanks
 {hero} thanked {with.him} and gave {with.him} [few] [s:food].
 "Keep the [fruit] that is in it," [said] {hero}.
-{with} [verb], [took] [a:food] and [went] home.
-It was [look] now, but it was home.
+{with} bowed to {hero}, [took] [a:food] and [went] home.
+It was [look] now, but it was home, and {hero} [verb].
 
 @storm_party
-So {he} asked them all to supper: {p1} who had found the {one}, {p2} who had found the {two}, and {p3}
+So {hero} asked them all to supper: {p1} who had found the {one}, {p2} who had found the {two}, and {p3}
   with the {three}.
 That night there were toasts. To {p1} for the {one}! To {p2} for the {two}! To {p3} for the {three}!
 In the end, thanks to {p1} the {q1}, {p2} the {q2} and {p3} the {q3}, the {one}, the {two} and the {three}
@@ -1070,21 +1070,23 @@ In the end, thanks to {p1} the {q1}, {p2} the {q2} and {p3} the {q3}, the {one},
 The Riddle of the [T:animal=asker]
 
 @riddle_meet
-At the [landmark=spot] lived {a:asker} that let nobody pass without answering a riddle.
+At the [landmark=spot] lived {a:asker} that let nobody pass, not even {hero}, without answering a riddle.
 One [weekday] {hero} wanted to cross by the [landmark=spot], but in the way [sat] {a:asker}, [colour] and
   [mood].
-Now, the {asker} at the [landmark=spot] had a riddle, and whoever failed it lost [a:thing=stake].
+Now, the {asker} at the [landmark=spot] had a riddle for {hero}, and whoever failed it lost
+  [a:thing=stake].
 
 @riddle_terms
-"Three guesses," [said] the {asker} [how], "and if you are wrong you owe me [few=fine] [s:food=fee]."
-The {asker} [verb]. "You may guess three times. A wrong answer costs [few=fine] [s:food=fee]."
-"Answer, or pay [few=fine] [s:food=fee]," [said] the {asker}. "Those are the rules, and I made them on
-  [weekday]."
+"Three guesses, {hero}," [said] the {asker} [how], "and if you are wrong you owe me [few=fine]
+  [s:food=fee]."
+The {asker} looked at {hero}. "You may guess three times. A wrong answer costs [few=fine] [s:food=fee]."
+"Answer, {hero}, or pay [few=fine] [s:food=fee]," [said] the {asker}. "Those are the rules, and I made
+  them on [weekday]."
 
 @riddle_ask
-"Listen," it said. "[riddle=riddle]"
-It cleared its throat [manner] and asked: "[riddle=riddle]"
-The question was this: "[riddle=riddle]"
+"Listen, {hero}," it said. "[riddle=riddle]"
+It cleared its throat and asked {hero}: "[riddle=riddle]"
+The question for {hero} was this: "[riddle=riddle]"
 
 @riddle_wrong1
 {hero} thought of [s:fruit] and of [s:animal]. "Is it [a:thing=guess1]?" {he} asked. "It is not," [said]
@@ -1096,7 +1098,7 @@ Without thinking {hero} cried, "[A:thing=guess1]!" The {asker} [verb].
 So {hero} [went] off to ask [name=friend] the [trade=friend_trade], who (was good at riddles|knew every
   [animal] for miles|had [few] clever aunts).
 Luckily [name=friend] came by, [a:mood] [trade=friend_trade] with [a:thing] on one shoulder.
-Home {he} [went] through [weather@season] and woke [name=friend] the [trade=friend_trade].
+Home {hero} [went] through [weather@season] and woke [name=friend] the [trade=friend_trade].
 
 @riddle_repeat
 "Say it again," [said] {friend}. "{riddle}" said {hero}, word for word.
@@ -1108,9 +1110,9 @@ Home {he} [went] through [weather@season] and woke [name=friend] the [trade=frie
 "Obviously [a:thing=guess2]," [said] {friend} the {friend_trade} [how]. It was not {a:guess2}.
 
 @riddle_last
-"Not {a:guess1}, not {a:guess2}," [said] the {asker}. "One more, or it is {fine} {s:fee}."
+"Not {a:guess1}, not {a:guess2}, {hero}," [said] the {asker}. "One more, or it is {fine} {s:fee}."
 Two guesses gone, {a:guess1} and {a:guess2}! {hero} could almost smell the {fine} {s:fee}.
-"Remember, {fine} {s:fee}," whispered the {asker}, and licked its lips.
+"Remember, {hero}, {fine} {s:fee}," whispered the {asker}, and licked its lips.
 
 @riddle_solve
 Just then {friend} [verb], and {hero} knew. "{answer}!" {he} cried. The {asker} turned [colour] and
@@ -1119,9 +1121,9 @@ Just then {friend} [verb], and {hero} knew. "{answer}!" {he} cried. The {asker} 
 "I have it," [said] {hero} slowly. "{answer}." There was a long silence. Then the {asker} [verb].
 
 @riddle_after
-With the {asker} out of the way came [s:trade], [s:animal] and [a:trade] on [a:thing], and the {spot} was
-  never so busy again.
-From that day the {asker} at the {spot} had to think of a new riddle, and people say it is still thinking.
+With the {asker} out of the way {hero} and {friend} crossed the {spot}, and [s:trade] crossed after them.
+From that day the {asker} at the {spot} had to think of a new riddle, and {hero} says that it is still
+  thinking.
 Out of pity {hero} baked the {fine} {s:fee} all the same, and {friend} and the {asker} shared them.
 Every [weekday] since then {friend} and the {asker} play cards at the {spot}, for [s:food].
 
@@ -1143,11 +1145,11 @@ There was a wedding to go to, and {hero} had no {thing}. But [name=friend] the [
 "Until [weekday=due]," [said] {friend} [how], "and bring [few=rent] [s:food=fee]." They shook hands on it.
 
 @borrow_joy
-Within a week {he} had shown the {thing} to [a:trade], [few] [s:trade], [a:animal] and [a:animal], and
+Within a week {hero} had shown the {thing} to [a:trade], [few] [s:trade], [a:animal] and [a:animal], and
   each one [verb].
 For [few] happy days {hero} used the {thing} for everything, even for [s:food].
 Oh, what {a:thing} it was! {hero} [verb] with it, and [crowd] [verb].
-With the {thing} {he} could [deed], and so {he} did, [manner].
+With the {thing} {hero} could [deed], and so {he} did, [manner].
 
 @deed
 frighten [s:animal]
@@ -1157,92 +1159,92 @@ make the [animal] sing
 stir [few] [s:food] at once
 
 @borrow_loss
-Then, the day before {due}, it slipped from {his} hand and was carried off by [a:animal=thief].
-But on the way home {he} sat down by the [landmark=spot] for a nap, and when {he} woke the {thing} was
+Then, the day before {due}, it slipped from {hero}'s hand and was carried off by [a:animal=thief].
+But on the way home {hero} sat down by the [landmark=spot] for a nap, and when {he} woke the {thing} was
   gone.
-Alas, [a:animal=thief] saw the {thing} too, and liked it.
-A promise is a promise, but [a:animal=thief] had promised nothing, and took the {thing} away [hiding].
+Alas, [a:animal=thief] saw {hero} with the {thing}, and liked it.
+{hero} had promised, but [a:animal=thief] had promised nothing, and took the {thing} away [hiding].
 
 @borrow_fear
 "What shall I tell {friend}?" thought {hero}, and [verb].
 Tomorrow was {due}. {hero} saw the face of {friend} the {friend_trade} in every puddle.
-{He} could bake {rent} {s:fee}, but who can bake {a:thing}?
+{hero} could bake {rent} {s:fee}, but who can bake {a:thing}?
 
 @borrow_hunt
-All night {he} searched [hiding], [hiding] and [hiding], with [a:thing] for a lamp.
-{He} asked [a:trade], [a:trade] and [a:animal], and only the last was any help.
+All night {hero} searched [hiding], [hiding] and [hiding], with [a:thing] for a lamp.
+{hero} asked [a:trade], [a:trade] and [a:animal], and only the last was any help.
 {hero} followed a trail of [s:fruit] as far as the [landmark], where [a:animal] [beast_verb].
 
 @borrow_found
-And at dawn there was the {thing}, [hiding], with [few] [s:animal] asleep inside.
-There it lay at last, [hiding], (none the worse|a little the worse|wet but well|shinier than before).
-At cockcrow {he} [found] it in the hands of [a:trade], who had thought it was [a:food].
+And at dawn {hero} saw the {thing}, [hiding], with [few] [s:animal] asleep inside.
+There it lay at last before {hero}, [hiding], (none the worse|a little the worse|wet but well|shinier than
+  before).
+At cockcrow {hero} [found] it in the hands of [a:trade], who had thought it was [a:food].
 
 @borrow_return
 On {due}, as promised, {hero} knocked at the door of {friend} with the {thing} and {rent} {s:fee}.
-So on {due} {friend} the {friend_trade} got the {thing} back, and with it {rent} warm {s:fee}.
+So on {due} {friend} got the {thing} back from {hero}, and with it {rent} warm {s:fee}.
 {due} it was, and there stood {hero}: in one hand the {thing}, in the other {rent} {s:fee}.
 
 @borrow_end
 "Was there any trouble?" [asked] {friend} [how]. "With {a:thing}?" said {hero}. "Never."
-{friend} ate {rent} {s:fee} without a word and then said, "Next time, borrow the [thing] too."
-"Keep it," [said] {friend}. "Since you took it, I have got used to [a:thing]."
+{friend} ate {rent} {s:fee} without a word and then said to {hero}, "Next time, borrow the [thing] too."
+"Keep it, {hero}," [said] {friend}. "Since you took it, I have got used to [a:thing]."
 
 @market_title
 Market Day in [place=town]
 
 @market_list
-{His} [kin=boss] gave {him} [purse=purse] coins and a list: [a:thing=buy1], [a:colour=colour] [thing=buy2]
-  and [few=many] [s:fruit=fruit].
-"Here are [purse=purse] coins," [said] {his} [kin=boss]. "Buy [a:thing=buy1], [a:colour=colour]
+{hero}'s [kin=boss] gave {him} [purse=purse] coins and a list: [a:thing=buy1], [a:colour=colour]
+  [thing=buy2] and [few=many] [s:fruit=fruit].
+"Here are [purse=purse] coins, {hero}," [said] {his} [kin=boss]. "Buy [a:thing=buy1], [a:colour=colour]
   [thing=buy2] and [few=many] [s:fruit=fruit]."
-With [purse=purse] coins from {his} [kin=boss] {he} was to buy [few=many] [s:fruit=fruit], [a:thing=buy1]
-  and [a:colour=colour] [thing=buy2].
+With [purse=purse] coins from {his} [kin=boss] {hero} was to buy [few=many] [s:fruit=fruit],
+  [a:thing=buy1] and [a:colour=colour] [thing=buy2].
 
 @market_walk
-Everyone was going to {town}: [s:trade] with [s:thing], [s:trade] with [s:fruit], and one [animal] with
-  [a:thing].
+Everyone was going to {town}: [s:trade] with [s:thing], one [animal] with [a:thing], and {hero}.
 The road to {town} was full of [s:trade], and {hero} said the list over and over: {buy1}, {colour} {buy2},
   {many} {s:fruit}.
-"Oh, {buy1}, {buy2}, {s:fruit}," {he} sang all the way to {town}, to the tune of [a:animal] in a hurry.
-In {town} there were [s:animal] for sale, and [s:food], and [a:trade] who [habit].
+"Oh, {buy1}, {buy2}, {s:fruit}," {hero} sang all the way to {town}, to the tune of [a:animal] in a hurry.
+In {town} {hero} saw [s:animal] for sale, and [s:food], and [a:trade] who [habit].
 
 @market_stall1
-First {he} [found] {a:buy1} at the stall of [name=seller1] the [trade=sells1], for [few=cost1] coins.
+First {hero} [found] {a:buy1} at the stall of [name=seller1] the [trade=sells1], for [few=cost1] coins.
 The {buy1} cost [few=cost1] coins, and [name=seller1], who sold it, [verb].
 When {hero} picked up [a:look] {buy1}, [name=seller1] the [trade=sells1] said, "[^:few=cost1] coins," and
   {he} paid.
 
 @market_rest1
-That left {rest1} of the {purse}.
-Now {he} had {rest1} coins.
-{^:rest1} coins jingled in {his} pocket.
+That left {hero} {rest1} of the {purse}.
+Now {hero} had {rest1} coins.
+{^:rest1} coins jingled in {hero}'s pocket.
 
 @market_stall2
-Then, from [name=seller2], [a:mood] [trade=sells2], {he} bought the {colour} {buy2} for [few=cost2].
+Then, from [name=seller2], [a:mood] [trade=sells2], {hero} bought the {colour} {buy2} for [few=cost2].
 There was only one {colour} {buy2} in all {town}, and [name=seller2] the [trade=sells2] wanted [few=cost2]
   coins for it.
-Then [a:trade=sells2] called [name=seller2] showed {him} [few] [s:thing] before {he} saw the {colour}
+Then [a:trade=sells2] called [name=seller2] showed {him} [few] [s:thing] before {hero} saw the {colour}
   {buy2}, for [few=cost2] coins.
 
 @market_rest2
-{^:rest1} less {cost2} is {rest2}, {he} reckoned.
-So there were {rest2} coins left.
-That made {rest2}, and {he} counted them [few] times.
+{^:rest1} less {cost2} is {rest2}, {hero} reckoned.
+So {hero} had {rest2} coins left.
+That made {rest2}, and {hero} counted them [few] times.
 
 @market_stall3
-Last came the {s:fruit}: {many} of them, one coin each, and not one of them [colour].
-The {many} {s:fruit} cost a coin apiece, and {he} chose them [manner].
-{^:many} {s:fruit} for {many} coins: [a:animal] could have worked it out, and nearby [a:animal] did.
+Last came the {s:fruit}: {hero} took {many} of them, one coin each.
+The {many} {s:fruit} cost a coin apiece, and {hero} chose them [manner].
+{^:many} {s:fruit} for {many} coins: even {hero} could work it out.
 
 @market_rest3
-Homeward {he} [went] with {rest3} in {his} pocket.
-Of the {purse} coins, {rest3} remained.
-And {rest3} left over!
+Homeward {hero} [went] with {rest3} in {his} pocket.
+Of the {purse} coins, {rest3} remained to {hero}.
+And {hero} had {rest3} left over!
 
 @market_home
-"The {buy1}?" [asked] {his} {boss}. "Here." "The {colour} {buy2}?" "Here." "{^:many} {s:fruit}?" "Here,"
-  [said] {hero}, "nearly."
+"The {buy1}?" [asked] {hero}'s {boss}. "Here." "The {colour} {buy2}?" "Here." "{^:many} {s:fruit}?"
+  "Here," [said] {hero}, "nearly."
 {His} {boss} laid it all out: {a:buy1}, {a:colour} {buy2}, {many} {s:fruit}. "And how much is left?"
   "{^:rest3}," [said] {hero}.
 At home the {boss} [verb]. "From {seller1}? For {cost1} coins? And {cost2} to {seller2}? In my day one
@@ -1260,8 +1262,8 @@ Early on [weekday=day] shouting was heard in the lane. It was [name=left] the [t
   [name=right] the [trade=right_trade], and between them {a:thing}.
 
 @quarrel_left
-"It is mine," [said] {left}. "I had it from my [kin=left_kin], and it has [a:colour=left_mark] spot on the
-  bottom."
+"It is mine, {hero}," [said] {left}. "I had it from my [kin=left_kin], and it has [a:colour=left_mark]
+  spot on the bottom."
 {left} spoke first: "My [kin=left_kin] gave it to me. Look for [a:colour=left_mark] spot underneath."
 "Every [animal] knows it is mine," [said] {left}, "from my [kin=left_kin], with [a:colour=left_mark] spot
   below."
@@ -1270,37 +1272,36 @@ Early on [weekday=day] shouting was heard in the lane. It was [name=left] the [t
 "Lies," [said] {right} [how]. "I won it from [a:trade=right_from], and the spot is [colour=right_mark]."
 {right} [verb]. "It came to me from [a:trade=right_from], for [few] [s:food], and the spot on it is
   [colour=right_mark]."
-"I bought it," [said] {right}, "from [a:trade=right_from] with one ear, and every fool knows that the spot
-  is [colour=right_mark]."
+"I bought it, {hero}," [said] {right}, "from [a:trade=right_from] with one ear, and every fool knows that
+  the spot is [colour=right_mark]."
 
 @quarrel_think
-Outside gathered [few] [s:trade], [a:animal] and [a:trade] selling [s:food], for nothing draws a crowd
-  like {a:thing}.
-{hero} looked at the {thing}, at {left}, at {right}, and asked for [a:food].
+{left} looked at {right}, {right} looked at {hero}, and {hero} asked for [a:food].
+The {thing} lay between {left} and {right}, and {hero} looked at {left}, at {right} and at the {thing}.
 The {thing} was put on the table between {left} and {right}, and nobody was allowed to [deed].
 "So," [said] {hero} [how], "{left_mark}, says {left}, and {right_mark}, says {right}."
 "From {a:right_from}, or from {a:left_kin}," [said] {hero}. "That is the question, and I need [a:food] to
   answer it."
 
 @quarrel_test
-Then {he} said: "We shall saw it in half." {left} [verb]. {right} [verb].
-{He} sent for [a:animal=witness], which sniffed at {left}, sniffed at {right} and [beast_verb].
-So {he} asked each of them to play [a:thing] on it, or failing that, [a:food].
+Then {hero} said: "We shall saw it in half." {left} [verb]. {right} [verb].
+{hero} sent for [a:animal=witness], which sniffed at {left}, sniffed at {right} and [beast_verb].
+So {hero} asked each of them to play [a:thing] on it, or failing that, [a:food].
 
 @verdict_left
 They turned the {thing} over. The spot was {left_mark}. "{left}," [said] {hero}, "it is yours."
-Under the dust there was a spot, and it was {left_mark}, just as the {left_trade} had said.
+Under the dust there was a spot, and it was {left_mark}, just as {left} had said.
 {hero} scratched at it with [a:thing]. {^:left_mark}! {right} the {right_trade} [verb].
 
 @verdict_right
 They turned the {thing} upside down. The spot was {right_mark}. "{right}," [said] {hero}, "it is yours."
-Beneath the dirt there was a spot, and it was {right_mark}, just as the {right_trade} had said.
+Beneath the dirt there was a spot, and it was {right_mark}, just as {right} had said.
 A drop of vinegar, a rub, and the spot shone {right_mark}! {left} the {left_trade} [verb].
 
 @verdict_none
 The spot, it turned out, was [colour=mark]. "Not {left_mark}," [said] {hero}, "and not {right_mark}. I
   shall keep it myself."
-It had no spot at all. It had [a:animal] in it, and the [animal] said nothing.
+It had no spot at all, neither for {left} nor for {right}, and {hero} kept it.
 
 @quarrel_after
 {left} and {right} have been friends since that {day}, and lend each other [s:thing].
@@ -1310,25 +1311,25 @@ On their way out {left} the {left_trade} trod on the foot of {right} the {right_
 @end_kin
 And if you ask {hero} what it all means, {he} says: "{saying}."
 {hero} wrote to {his} {kin} that very night: "You were right. {saying}."
-Over supper {he} said to nobody in particular: "{saying}."
-So remember what the {kin} of {a:trade} once said: "{saying}."
+Over supper {hero} said to nobody in particular: "{saying}."
+So remember what the {kin} of {hero} once said: "{saying}."
 
 @end_pet
-{pet_name} the {pet} slept through the end of it.
-As for {pet_name}, no {pet} in {place} was ever [mood] again.
+{pet_name} the {pet} slept at {hero}'s feet through the end of it.
+As for {pet_name}, no {pet} in {place} ever saw {hero} [mood] again.
 That night {hero} told the whole story to {pet_name}, and {pet_name} [beast_verb].
-In all this nobody had fed {pet_name}, and the {pet} [beast_verb].
+In all this {hero} had not fed {pet_name}, and the {pet} [beast_verb].
 
 @end_plain
-There was dancing afterwards, with [a:trade] on [a:thing], [few] [s:animal] on [s:thing] and [s:food] for
+There was dancing afterwards, with {hero} on [a:thing], [few] [s:animal] on [s:thing] and [s:food] for
   all.
-Everybody got [a:food], except [a:trade], who got [a:thing] and [verb].
-And the {trade} of {place} stayed {mood} to the end of {his} days, more or less.
-In {place} they still tell it every {season}, and every {season} the [thing] in it gets bigger.
+Everybody got [a:food], except {hero}, who got [a:thing] and [verb].
+And {hero} of {place} stayed {mood} to the end of {his} days, more or less.
+In {place} they still tell it every {season}, and every {season} {hero} gets bigger.
 But that, as {hero} the {trade} liked to say, is what [weekday] is for.
 {hero} went to bed, {mood} as ever, and dreamed of [s:food].
-For once {a:mood} {trade} had been lucky, and {he} knew it, and [verb].
-After that there was nothing to do but eat [s:food], so they did.
+For once {a:mood} {trade} had been lucky, and {hero} knew it, and [verb].
+After that there was nothing to do but eat [s:food], so {hero} did.
 
 @verb
 chuckled

@@ -264,7 +264,7 @@ def test_what_was_lost_is_what_is_found(text):
 def test_vocabulary_and_letters(text, facts):
     words = re.findall(r"[^\W\d_]+(?:['-][^\W\d_]+)*", text.casefold())
     assert facts["distinct_words"] == len(set(words)) >= 1500
-    assert {"zoë", "søren", "inés", "łukasz", "café"} <= set(words)
+    assert {"zoë", "søren", "josé", "café"} <= set(words)
     assert facts["bytes"] > facts["characters"]
     assert "\r" not in text and "\t" not in text and "  " not in text
 

@@ -190,8 +190,8 @@ def effective(stored, cfg):
             "s_z": (math.sqrt(d_model), 1 / math.sqrt(d_model)),  # starts higher than the paper's 1
             "s_u": (1.0, 1.0),
             "s_nu": (1.0, 1.0),
-            "alpha_attn": (1 / cfg.n_layer, 1 / math.sqrt(d_model)),
-            "alpha_mlp": (1 / cfg.n_layer, 1 / math.sqrt(d_model)),
+            "alpha_attn": (0.05, 1 / math.sqrt(d_model)),
+            "alpha_mlp": (0.05, 1 / math.sqrt(d_model)),
         }.get(name.split(".")[-1], (1.0, 1.0))
         used[name] = value * (init / scale)
     return used
@@ -420,7 +420,7 @@ def test_scales_start_at_their_initial_values():
     kinds = {"s_qk": (2, 6), "s_uv": (2, cfg.d_ff), "s_z": (VOCAB,), "alpha_attn": (24,), "alpha_mlp": (24,)}
     for name, scale in scales.items():
         kind = name.split(".")[-1]
-        init = {"alpha_attn": 1 / cfg.n_layer, "alpha_mlp": 1 / cfg.n_layer, "s_z": cfg.n_embd**0.5}.get(kind, 1.0)
+        init = {"alpha_attn": 0.05, "alpha_mlp": 0.05, "s_z": cfg.n_embd**0.5}.get(kind, 1.0)
         stored = 1.0 if kind == "s_uv" else 1 / math.sqrt(cfg.n_embd)
         value = scale().detach()
         assert value.shape == kinds[kind], name
