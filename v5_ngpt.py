@@ -403,7 +403,7 @@ class LanguageModel(nn.Module):
         cos, sin = rotation_angles(past, T, self.head_dim, self.rope_base, idx.device)
         for block, block_cache in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
             x = block(x, bias, cos, sin, block_cache)
-        logits = self.head(x) * self.s_z()  # (B, T, V)
+        logits = F.linear(x, self.head.weight * self.s_z()[:, None])  # (B, T, V)
         loss = None
         if targets is not None:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
