@@ -65,8 +65,8 @@ class Config:
     tokenizer: str = knob("", "tokenizer.json to use (default: one is learned from the training split)")
     vocab_size: int = knob(4096, "tokens to learn, the 256 bytes among them", low=256)
     allowed_chars: str = knob("", "learn merges among these characters only (default: among all)")
-    block_size: int = knob(128, "context length in tokens", low=1)
-    batch_size: int = knob(16, "windows of block_size tokens per step", low=1, high=2**20)
+    block_size: int = knob(256, "context length in tokens", low=1)
+    batch_size: int = knob(8, "windows of block_size tokens per step", low=1, high=2**20)
     # model
     n_layer: int = knob(4, "transformer blocks", low=1, high=1000)
     n_head: int = knob(4, "attention heads per block; must divide n_embd", low=1)
