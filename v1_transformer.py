@@ -59,8 +59,8 @@ class Config:
 
     # data
     data: str = knob("input.txt", "UTF-8 text to learn from; its last tenth is the validation split")
-    block_size: int = knob(256, "context length in tokens", low=1)
-    batch_size: int = knob(8, "windows of block_size tokens per step", low=1, high=2**20)
+    block_size: int = knob(128, "context length in tokens", low=1)
+    batch_size: int = knob(16, "windows of block_size tokens per step", low=1, high=2**20)
     # model
     n_layer: int = knob(4, "transformer blocks", low=1, high=1000)
     n_head: int = knob(4, "attention heads per block; must divide n_embd", low=1)

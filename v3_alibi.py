@@ -74,7 +74,7 @@ class Config:
     dropout: float = knob(0.0, "probability of dropping an activation in training", high=0.99)
     dropout_schedule: str = knob("constant", "linear grows from 0 to --dropout", choices=("constant", "linear"))
     # optimizer
-    learning_rate: float = knob(0.004, "step size of AdamW at its peak")
+    learning_rate: float = knob(0.006, "step size of AdamW at its peak")
     lr_floor: float = knob(0.05, "fraction of the peak at which the cosine ends", high=1)
     warmup: float = knob(0.05, "fraction of the budget in which the learning rate rises to its peak", high=1)
     beta1: float = knob(0.9, "AdamW's decay of the gradient's mean", high=0.9999)
@@ -82,7 +82,7 @@ class Config:
     weight_decay: float = knob(0.1, "of matrices and embeddings; biases and gains are left alone")
     grad_clip: float = knob(1.0, "largest norm of the gradient over all weights")
     # budget: whichever runs out first ends the run
-    max_steps: int = knob(0, "budget in steps (0: none; 1000 where --max-seconds is not given either)")
+    max_steps: int = knob(0, "budget in steps (0: none; 900 where --max-seconds is not given either)")
     max_seconds: float = knob(0.0, "budget in seconds of training, evaluation not counted (0: none)")
     evals: int = knob(10, "evaluations on the validation split, spread evenly over the budget", low=1)
     save_seconds: float = knob(30.0, "seconds of training between checkpoints; each evaluation also writes one")
@@ -119,7 +119,7 @@ class Config:
         if self.context and not self.block_size <= self.context <= REACH * self.block_size:
             raise Halt(f"--context {self.context}: must be {self.block_size} to {REACH * self.block_size}")
         if not self.max_steps and not self.max_seconds:
-            self.max_steps = 1000
+            self.max_steps = 900
 
 
 # ----------------------------------------------------------------------------------------------- 2 TOKENIZER AND DATA

@@ -89,7 +89,7 @@ class Config:
     weight_decay: float = knob(0.1, "of matrices and embeddings; biases and gains are left alone")
     grad_clip: float = knob(1.0, "largest norm of the gradient over all weights")
     # budget: whichever runs out first ends the run
-    max_steps: int = knob(0, "budget in steps (0: none; 700 where --max-seconds is not given either)")
+    max_steps: int = knob(0, "budget in steps (0: none; 650 where --max-seconds is not given either)")
     max_seconds: float = knob(0.0, "budget in seconds of training, evaluation not counted (0: none)")
     evals: int = knob(10, "evaluations on the validation split, spread evenly over the budget", low=1)
     save_seconds: float = knob(30.0, "seconds of training between checkpoints; each evaluation also writes one")
@@ -132,7 +132,7 @@ class Config:
         if self.context and not self.block_size <= self.context <= REACH * self.block_size:
             raise Halt(f"--context {self.context}: must be {self.block_size} to {REACH * self.block_size}")
         if not self.max_steps and not self.max_seconds:
-            self.max_steps = 700
+            self.max_steps = 650
 
 
 PRESETS = {
