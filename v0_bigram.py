@@ -68,7 +68,7 @@ class Config:
     # budget: whichever runs out first ends the run
     max_steps: int = knob(0, "budget in steps (0: none; 1000 where --max-seconds is not given either)")
     max_seconds: float = knob(0.0, "budget in seconds of training, evaluation not counted (0: none)")
-    evals: int = knob(10, "evaluations on the validation split, spread evenly over the budget", low=1)
+    evals: int = knob(10, "evaluations on the validation split's first megabyte, spread evenly over the budget", low=1)
     save_seconds: float = knob(30.0, "seconds of training between checkpoints; each evaluation also writes one")
     # run
     out: str = knob("", "run folder (default: a new one, runs/VERSION/1, 2, ...; sample and eval: the newest)")
@@ -126,6 +126,10 @@ class CharTokenizer:
     def decode(self, ids):
         """Text of a sequence of ids."""
         return "".join(self.chars[i] for i in ids)
+
+    def token_bytes(self, token_id):
+        """The UTF-8 bytes of one token."""
+        return self.chars[token_id].encode()
 
     def save(self, path):
         """Write the alphabet as JSON."""
@@ -232,6 +236,17 @@ def make_optimizer(model, cfg):
 # ------------------------------------------------------------------------------------------------------- 5 EVALUATION
 
 EVAL_TOKENS = 8192  # per forward pass: a matter of memory and speed, not of the result
+EVAL_BYTES = 1_000_000  # of the validation split are at most what evaluations during training walk
+
+
+def first_megabyte(corpus):
+    """The validation tokens that lie within its first EVAL_BYTES, after the one before them; and their bytes."""
+    if corpus.val_bytes <= EVAL_BYTES:
+        return corpus.val, corpus.val_bytes
+    ids, where = np.unique(corpus.val[1 : EVAL_BYTES + 1], return_inverse=True)  # a token has a byte or more
+    sizes = np.array([len(corpus.tokenizer.token_bytes(i)) for i in ids.tolist()])[where]
+    n = int(np.searchsorted(sizes.cumsum(), EVAL_BYTES, "right"))
+    return corpus.val[: n + 1], int(sizes[:n].sum())
 
 
 def summarize(nats, n_tokens, n_bytes):
@@ -302,13 +317,17 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
         window = torch.cat((window, next_ids[:, None].to(window.device)), dim=1)
 
 
-def stream_text(model, tokenizer, cfg):
-    """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
+def encode_prompt(tokenizer, cfg):
+    """Ids of the text to continue. Raises Halt."""
     try:
-        ids = tokenizer.encode(cfg.prompt or "\n\n")
+        return tokenizer.encode(cfg.prompt or "\n\n")
     except ValueError as error:
         raise Halt(f"--prompt: {error}") from None
-    idx = torch.tensor([ids], device=next(model.parameters()).device)
+
+
+def stream_text(model, tokenizer, cfg):
+    """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
+    idx = torch.tensor([encode_prompt(tokenizer, cfg)], device=next(model.parameters()).device)
     how = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
     text, shown, ids = "", 0, []
     for next_ids in generate(model, idx, cfg.max_new_tokens, cfg.block_size, *how):
@@ -331,12 +350,15 @@ RESUMABLE = {"data", "out", "resume", "overwrite", "device", "dtype", "max_steps
 RESUMABLE |= {"save_seconds", "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "stop"}
 
 
-def write_file(path, content):
-    """Replace a file in one stroke (write beside it, flush, rename): a crash leaves the old one or the new one."""
-    beside = Path(f"{path}.tmp")
+def write_file(path, content, mark=""):
+    """Replace a file in one stroke (write beside it, flush, rename): a crash leaves the old one or the new one.
+
+    content: bytes, or an iterable of them; mark: part of the name beside it, where several may write the same file.
+    """
+    beside = Path(f"{path}{mark}.tmp")
     try:
         with open(beside, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, (bytes, memoryview)) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
@@ -606,6 +628,7 @@ def start(cfg, device):
                 raise Halt(f"--resume: {folder} was trained with {name} {before[name]}, not {value}; start a new run")
         tokenizer = load_tokenizer(folder / "tokenizer.json")
     corpus = load_corpus(cfg, tokenizer)
+    encode_prompt(corpus.tokenizer, cfg)  # what a sample cannot begin with is said now, not after the training
     torch.manual_seed(cfg.seed)
     model = LanguageModel(cfg, corpus.tokenizer.vocab_size).to(device)
     optimizer = make_optimizer(model, cfg)
@@ -633,7 +656,7 @@ def train_step(model, optimizer, corpus, cfg, progress, device):
 
 def record(folder, model, corpus, cfg, progress, loss, **more):
     """Evaluate; print the result, keep it as a row of metrics.csv, and keep the model if it is the best so far."""
-    score = evaluate(model, corpus.val, corpus.val_bytes, cfg.block_size)
+    score = evaluate(model, *first_megabyte(corpus), cfg.block_size)
     row = {"step": progress.step, "seconds": round(progress.seconds, 3)}
     row |= {"tokens": progress.step * cfg.batch_size * cfg.block_size, "train_loss": progress.losses / progress.since}
     row |= {"val_loss": score["nats_per_token"], "val_bits_per_byte": score["bits_per_byte"], **more}

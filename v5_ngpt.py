@@ -63,7 +63,7 @@ class Config:
 
     # data
     data: str = knob("input.txt", "UTF-8 text to learn from; its last tenth is the validation split")
-    tokenizer: str = knob("", "tokenizer.json to use (default: one is learned from the training split)")
+    tokenizer: str = knob("", "tokenizer.json to use; --vocab-size is then ignored (default: learned from --data)")
     vocab_size: int = knob(4096, "tokens to learn, the 256 bytes among them", low=256)
     allowed_chars: str = knob("", "learn merges among these characters only (default: among all)")
     block_size: int = knob(256, "context length in tokens", low=1)
@@ -92,7 +92,7 @@ class Config:
     # budget: whichever runs out first ends the run
     max_steps: int = knob(0, "budget in steps (0: none; 550 where --max-seconds is not given either)")
     max_seconds: float = knob(0.0, "budget in seconds of training, evaluation not counted (0: none)")
-    evals: int = knob(10, "evaluations on the validation split, spread evenly over the budget", low=1)
+    evals: int = knob(10, "evaluations on the validation split's first megabyte, spread evenly over the budget", low=1)
     save_seconds: float = knob(30.0, "seconds of training between checkpoints; each evaluation also writes one")
     # run
     out: str = knob("", "run folder (default: a new one, runs/VERSION/1, 2, ...; sample and eval: the newest)")
@@ -147,6 +147,27 @@ PRESETS = {
 # ----------------------------------------------------------------------------------------------- 2 TOKENIZER AND DATA
 
 
+BLOCK = 2**18  # characters of a text that are in memory at a time
+LEARN_BYTES = 50_000_000  # of the training split are at most what a tokenizer is learned from
+
+
+def read_text(path, start=0, stop=sys.maxsize):
+    """Yield characters start to stop of a UTF-8 file in blocks, line ends as they are. Raises Halt."""
+    try:
+        file, at = open(path, encoding="utf-8", newline="\n"), 0
+    except OSError as error:
+        raise Halt(f"--data {path}: {error.strerror.lower()}; give a UTF-8 text file") from None
+    with file:
+        try:
+            while at < stop and (block := file.read(min(BLOCK, (start if at < start else stop) - at))):
+                if at >= start:
+                    yield block
+                at += len(block)
+        except UnicodeDecodeError as error:  # which knows its place in the bytes that were read last
+            at = file.buffer.tell() - len(error.object) + error.start
+            raise Halt(f"--data {path}: not UTF-8 (byte {at}); convert it, or choose a text file") from None
+
+
 def load_tokenizer(path):
     """The tokenizer in a file that BPETokenizer.save wrote. Raises Halt if it is missing or damaged."""
     try:
@@ -156,7 +177,7 @@ def load_tokenizer(path):
 
 
 def make_tokenizer(text, cfg):
-    """The tokenizer that cfg names, or one learned from the training split. Raises Halt."""
+    """The tokenizer that cfg names, or one learned from a text or an iterable of its blocks. Raises Halt."""
     if cfg.tokenizer:
         return load_tokenizer(cfg.tokenizer)
     try:
@@ -187,29 +208,43 @@ def read_floor(path, sha256):
         return None
 
 
-def encode_split(text, tokenizer):
-    """Token ids of one split, (tokens,), two bytes each where the vocabulary allows, memory-mapped from the cache.
+def is_whole(path):
+    """Whether a file is there and ends with the CRC-32 of what comes before."""
+    crc = 0
+    if path.exists():
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK):
+                crc = zlib.crc32(block, crc)
+    return crc == 0x2144DF1C  # of anything followed by its own CRC-32
 
-    The file in runs/cache is named by a hash of text and tokenizer, so it serves every run that needs just this.
-    Raises Halt.
+
+def encode_split(path, start, stop, sha256, tokenizer):
+    """Token ids of characters start to stop of a text, (tokens,), two bytes each where the vocabulary allows.
+
+    Memory-mapped from a file in runs/cache that is named by a hash of text and tokenizer, so it serves every run that
+    needs just this; the CRC-32 of the ids follows them in 4 bytes. Raises Halt.
     """
-    key = hashlib.sha256(
-        repr((tokenizer.pattern, tokenizer.merges, sorted(tokenizer.scaffolds), tokenizer.byte_order, text)).encode()
-    ).hexdigest()[:24]
-    path, dtype = Path("runs", "cache", f"{key}.ids"), np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    try:
-        content = np.memmap(path, np.uint8, "r")  # the ids, then their CRC-32 in 4 bytes
-        if zlib.crc32(content[:-4]).to_bytes(4, "little") == content[-4:].tobytes():
-            return content[:-4].view(dtype)
-    except (OSError, ValueError):  # not there yet, or empty
-        pass
-    try:
-        ids = np.array(tokenizer.encode(text), dtype)
-    except ValueError as error:
-        raise Halt(f"--tokenizer: {error}") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, ids.tobytes() + zlib.crc32(ids).to_bytes(4, "little"))
-    return ids
+    tok, dtype = tokenizer, np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+    what = (tok.pattern, tok.merges, sorted(tok.scaffolds), tok.byte_order, sorted(tok.allowed_chars or ()))
+    key = hashlib.sha256(repr((what, tok.allowed_chars is None, dtype, sha256, start, stop)).encode()).hexdigest()
+    cached = Path("runs", "cache", f"{key[:24]}.ids")
+
+    def content():
+        """What the file holds, in blocks."""
+        crc = 0
+        for ids in tok.encode_blocks(read_text(path, start, stop)):
+            block = np.array(ids, dtype).tobytes()
+            crc = zlib.crc32(block, crc)
+            yield block
+        yield crc.to_bytes(4, "little")
+
+    if not is_whole(cached):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_file(cached, content(), f".{os.getpid()}")  # another run may be writing the same
+        except ValueError as error:
+            raise Halt(f"--tokenizer: {error}") from None
+    return np.memmap(cached, np.uint8, "r")[:-4].view(dtype)
 
 
 def load_corpus(cfg, tokenizer=None):
@@ -217,20 +252,20 @@ def load_corpus(cfg, tokenizer=None):
 
     A run that goes on, or is evaluated, passes its tokenizer; without one, one is made for this text.
     """
-    try:
-        raw = Path(cfg.data).read_bytes()
-        text = raw.decode("utf-8").removeprefix("\ufeff")  # a byte-order mark is no part of the text
-    except UnicodeDecodeError as error:
-        raise Halt(f"--data {cfg.data}: not UTF-8 (byte {error.start}); convert it, or choose a text file") from None
-    except OSError as error:
-        raise Halt(f"--data {cfg.data}: {error.strerror.lower()}; give a UTF-8 text file") from None
-    cut = len(text) * 9 // 10
-    tokenizer = tokenizer or make_tokenizer(text[:cut], cfg)
-    train, val = encode_split(text[:cut], tokenizer), encode_split(text[cut:], tokenizer)
+    sha256, n, n_bytes, n_learn = hashlib.sha256(), 0, 0, 0
+    for block in read_text(cfg.data):
+        sha256.update(raw := block.encode())
+        n, n_bytes = n + len(block), n_bytes + len(raw)
+        n_learn = n if n_bytes <= LEARN_BYTES else n_learn
+    mark = int(next(read_text(cfg.data, 0, 1), "") == "\ufeff")  # a byte-order mark is no part of the text
+    cut, sha256 = mark + (n - mark) * 9 // 10, sha256.hexdigest()
+    tokenizer = tokenizer or make_tokenizer(read_text(cfg.data, mark, min(cut, n_learn)), cfg)
+    train, val = (encode_split(cfg.data, *ends, sha256, tokenizer) for ends in ((mark, cut), (cut, n)))
     if len(train) <= cfg.block_size:
         need = f"more than --block-size {cfg.block_size} are needed; give a longer text or a smaller --block-size"
         raise Halt(f"--data {cfg.data}: its training split has {len(train)} tokens, but {need}")
-    train_bytes, val_bytes, sha256 = len(text[:cut].encode()), len(text[cut:].encode()), hashlib.sha256(raw).hexdigest()
+    train_bytes = sum(len(block.encode()) for block in read_text(cfg.data, mark, cut))
+    val_bytes = n_bytes - 3 * mark - train_bytes
     val = np.concatenate((train[-1:], val))
     return Corpus(tokenizer, train, val, train_bytes, val_bytes, sha256, read_floor(cfg.data, sha256))
 
@@ -510,6 +545,17 @@ def make_optimizer(model, cfg):
 # ------------------------------------------------------------------------------------------------------- 5 EVALUATION
 
 EVAL_TOKENS = 8192  # per forward pass: a matter of memory and speed, not of the result
+EVAL_BYTES = 1_000_000  # of the validation split are at most what evaluations during training walk
+
+
+def first_megabyte(corpus):
+    """The validation tokens that lie within its first EVAL_BYTES, after the one before them; and their bytes."""
+    if corpus.val_bytes <= EVAL_BYTES:
+        return corpus.val, corpus.val_bytes
+    ids, where = np.unique(corpus.val[1 : EVAL_BYTES + 1], return_inverse=True)  # a token has a byte or more
+    sizes = np.array([len(corpus.tokenizer.token_bytes(i)) for i in ids.tolist()])[where]
+    n = int(np.searchsorted(sizes.cumsum(), EVAL_BYTES, "right"))
+    return corpus.val[: n + 1], int(sizes[:n].sum())
 
 
 def summarize(nats, n_tokens, n_bytes):
@@ -622,13 +668,17 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
         window = torch.cat((window, next_ids[:, None].to(window.device)), dim=1)
 
 
-def stream_text(model, tokenizer, cfg):
-    """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
+def encode_prompt(tokenizer, cfg):
+    """Ids of the text to continue. Raises Halt."""
     try:
-        ids = tokenizer.encode(cfg.prompt or "\n\n")
+        return tokenizer.encode(cfg.prompt or "\n\n")
     except ValueError as error:
         raise Halt(f"--prompt: {error}") from None
-    idx = torch.tensor([ids], device=next(model.parameters()).device)
+
+
+def stream_text(model, tokenizer, cfg):
+    """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
+    idx = torch.tensor([encode_prompt(tokenizer, cfg)], device=next(model.parameters()).device)
     how = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
     text, shown, ids = "", 0, []
     for next_ids in generate(model, idx, cfg.max_new_tokens, cfg.block_size, *how):
@@ -651,12 +701,15 @@ RESUMABLE = {"data", "out", "resume", "overwrite", "device", "dtype", "max_steps
 RESUMABLE |= {"save_seconds", "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "stop"}
 
 
-def write_file(path, content):
-    """Replace a file in one stroke (write beside it, flush, rename): a crash leaves the old one or the new one."""
-    beside = Path(f"{path}.tmp")
+def write_file(path, content, mark=""):
+    """Replace a file in one stroke (write beside it, flush, rename): a crash leaves the old one or the new one.
+
+    content: bytes, or an iterable of them; mark: part of the name beside it, where several may write the same file.
+    """
+    beside = Path(f"{path}{mark}.tmp")
     try:
         with open(beside, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, (bytes, memoryview)) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
@@ -926,6 +979,7 @@ def start(cfg, device):
                 raise Halt(f"--resume: {folder} was trained with {name} {before[name]}, not {value}; start a new run")
         tokenizer = load_tokenizer(folder / "tokenizer.json")
     corpus = load_corpus(cfg, tokenizer)
+    encode_prompt(corpus.tokenizer, cfg)  # what a sample cannot begin with is said now, not after the training
     torch.manual_seed(cfg.seed)
     model = LanguageModel(cfg, corpus.tokenizer.vocab_size).to(device)
     optimizer = make_optimizer(model, cfg)
@@ -963,7 +1017,7 @@ def train_step(model, optimizer, corpus, cfg, progress, device):
 
 def record(folder, model, corpus, cfg, progress, loss, **more):
     """Evaluate; print the result, keep it as a row of metrics.csv, and keep the model if it is the best so far."""
-    score = evaluate(model, corpus.val, corpus.val_bytes, cfg.block_size)
+    score = evaluate(model, *first_megabyte(corpus), cfg.block_size)
     row = {"step": progress.step, "seconds": round(progress.seconds, 3)}
     row |= {"tokens": progress.step * cfg.batch_size * cfg.block_size, "train_loss": progress.losses / progress.since}
     row |= {"val_loss": score["nats_per_token"], "val_bits_per_byte": score["bits_per_byte"], **more}
