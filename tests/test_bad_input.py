@@ -249,6 +249,7 @@ DATA = [
     row("data Latin-1", BAD, 2, "bad.txt", "byte 503", prepare=data(b"x" * 503 + "é ".encode("latin-1") * 99)),
     row("data invalid at the end", BAD, 2, "byte 2000", prepare=data(b"abc " * 500 + b"\xe2\x82")),
     row("data invalid after a mark", BAD, 2, "byte 3", prepare=data(b"\xef\xbb\xbf\xff" + b"abc " * 500)),
+    row("data invalid far in", BAD, 2, "byte 400000", prepare=data(b"abc " * 100_000 + b"\xff" + b"abc " * 500)),
     row("data with a surrogate", BAD, 2, "byte 8", prepare=data(b"abc def " + b"\xed\xa0\x80" * 500)),
     row("data with NUL bytes", BAD, 0, prepare=data("ab\0c\0\0d " * 200)),
     row("data UTF-16 without a mark", BAD, 0, prepare=data(("a few words. " * 90).encode("utf-16-le"))),
@@ -274,6 +275,7 @@ DATA = [
     row("tokenizer is a checkpoint", "--tokenizer run/best.pt", 2, "best.pt", "tokenizer", versions=BPE),
     row("tokenizer of characters", "--tokenizer bad.txt", 2, prepare=data('{"chars": "abc"}'), versions=BPE),
     row("tokenizer reused", "--tokenizer run/tokenizer.json", 0, versions=BPE),
+    row("tokenizer reused, whatever its size", "--tokenizer run/tokenizer.json --vocab-size 999", 0, versions=BPE),
 ]
 FLAGS = [
     row("unknown command", "learn", 2, "learn", "train", "sample", "eval"),
@@ -319,6 +321,7 @@ FLAGS = [
     row("block size beyond numbers", f"--block-size {10**30}", 2, "--block-size"),
     row("heads do not divide", "--n-head 3", 2, "--n-head 3", "--n-embd 8", versions=BLOCKS),
     row("more heads than width", "--n-head 16", 2, "--n-head 16", "--n-embd 8", versions=BLOCKS),
+    row("heads beyond numbers", f"--n-head {10**30}", 2, f"--n-head {10**30}", "--n-embd 8", versions=BLOCKS),
     row("key heads do not divide", "--n-head 4 --n-kv-head 3", 2, "--n-kv-head 3", "--n-head 4", versions=GQA),
     row("more key heads than heads", "--n-kv-head 4", 2, "--n-kv-head 4", "--n-head 2", versions=GQA),
     row("odd rotary width", "--n-head 2 --n-embd 6", 2, "--n-head 2", "even", versions="245"),
@@ -326,6 +329,7 @@ FLAGS = [
     row("vocabulary below the bytes", "--vocab-size 255", 2, "--vocab-size 255", "256", versions=BPE),
     row("vocabulary of the bytes", "--vocab-size 256", 0, versions=BPE),
     row("vocabulary beyond the text", "--vocab-size 50000", 0, versions=BPE),
+    row("vocabulary beyond numbers", f"--vocab-size {10**30}", 0, versions=BPE),
     row("context below the block", "eval --out run --context 7", 2, "--context 7", "8", "32", versions=ALIBI),
     row("context beyond reach", "eval --out run --context 33", 2, "--context 33", "8", "32", versions=ALIBI),
     row("context at reach", "eval --out run --context 32", 0, versions=ALIBI),
@@ -347,6 +351,7 @@ FLAGS = [
     row("learning rate zero", "--learning-rate 0", 0),
     row("gradient clipped to zero", "--grad-clip 0", 0, versions=BLOCKS),
     row("more evaluations than steps", "--evals 1000", 0),
+    row("evaluations beyond numbers", f"--evals {10**30}", 0),
     row("help", "--help", 0),
 ]
 CHECKPOINTS = [(path, command) for path, command in (("checkpoint.pt", RESUME), ("best.pt", SAMPLE), ("best.pt", EVAL))]
@@ -481,6 +486,9 @@ GENERATION = [
     row("prompt longer than the context", SAMPLE + f" --prompt '{'the old fox ' * 20}'", 0),
     row("prompt with an unknown character", SAMPLE + " --prompt 'fox Ж'", 2, "Ж", "characters", versions="01"),
     row("prompt of any characters", SAMPLE + " --prompt 'fox Ж 言葉 🦊'", 0, versions=BPE),
+    row("prompt unknown before a training", "--prompt 'fox Ж' --max-steps 9", 2, "Ж", versions="01"),
+    row("prompt unknown before it goes on", RESUME + " --prompt Ж --max-steps 9", 2, "Ж", versions="01"),
+    row("prompt of any characters in training", "--prompt 'fox Ж 言葉 🦊'", 0, versions=BPE),
     row("prompt not UTF-8", SAMPLE + " --prompt 'a \udcff'", 2, "udcff"),
     row("temperature zero", SAMPLE + " --temperature 0", 0),
     row("temperature negative", SAMPLE + " --temperature -1", 2, "--temperature -1", "0 or more"),
