@@ -480,7 +480,7 @@ def make_optimizer(model, cfg):
 
 # ------------------------------------------------------------------------------------------------------- 5 EVALUATION
 
-EVAL_TOKENS = 8192  # per forward pass: a matter of memory and speed, not of the result
+EVAL_TOKENS = 2048  # per forward pass: a matter of memory and speed, not of the result
 EVAL_BYTES = 1_000_000  # of the validation split are at most what evaluations during training walk
 
 
