@@ -744,7 +744,7 @@ def choose_device(cfg):
     try:
         torch.ones(1, device=name).cpu()
         return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
         raise Halt(f"--device {name}: not available here; try auto or cpu") from None
 
 

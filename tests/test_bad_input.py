@@ -338,6 +338,7 @@ FLAGS = [
     row("unknown device", "--device toaster", 2, "--device toaster", "cpu"),
     row("device misspelt", "--device cpu:x", 2, "--device cpu:x", "cpu"),
     row("device without data", "--device meta", 2, "--device meta", "cpu"),
+    *(row(f"device {d}", f"--device {d}", 2, f"--device {d}", "cpu") for d in ("hpu", "xpu", "xla", "vulkan", "mtia")),
     row("no such CUDA device", "--device cuda:99", 2, "--device cuda:99", "cpu"),
     row("unknown dtype", "--dtype float8", 2, "--dtype float8", "float32, bfloat16"),
     row("dtype not offered", "--dtype float16", 2, "--dtype float16", "float32, bfloat16"),
