@@ -1,7 +1,7 @@
 """Kill trainings with SIGKILL, resume them to their end, and compare that with an unbroken run, bit for bit.
 
     python benchmarks/crash.py                                # 200 kills over all versions
-    python benchmarks/crash.py --kills 20 --versions v5 --seed 3
+    python benchmarks/crash.py --kills 20 --versions v5 --seed 3 --record
 
 Every second kill comes at a random moment; the others wait, from such a moment on, for checkpoint.pt.tmp to appear,
 and so fall into the write of a checkpoint. After each the run folder must hold whole files only, a checkpoint among
@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 import torch._dynamo  # as the drawing below: done here once, or every child would have to
 from matplotlib.figure import Figure
+from memory import add_record_option, record
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = "a the old fox owl café river saw lost found her his red key map and then, slept. Who knows? Zoë!\n".split(" ")
@@ -210,6 +211,7 @@ def main():
     parser.add_argument("--versions", nargs="+", default=[f"v{i}" for i in range(6)], help="prefixes: v0 ... v5")
     parser.add_argument("--steps", type=int, default=40, help="of each training")
     parser.add_argument("--seed", type=int, default=1, help="the kills' moments derive from it")
+    add_record_option(parser)
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     torch.set_num_threads(1)
@@ -240,6 +242,10 @@ def main():
     shutil.rmtree(folder)
     print(f"\n{time.monotonic() - began:.0f} s, seed {args.seed}", file=sys.stderr)
     print(table(results))
+    if args.record:
+        counts = sum(results.values(), Counter())
+        more = f"{counts['inside a write']} of them inside a write; {counts['runs']} runs compared, all bit-identical"
+        record(args.record, {"kills survived": f"{counts['kills']}, {more}"})
     return 0
 
 

@@ -1,7 +1,7 @@
 """Random command lines and random files against every version: no traceback, no hang, one line for every error.
 
     python benchmarks/fuzz.py                                 # a minute
-    python benchmarks/fuzz.py --seconds 3600 --versions v4 v5
+    python benchmarks/fuzz.py --seconds 3600 --versions v4 v5 --record
     python benchmarks/fuzz.py --seed 7 --case 123             # again, one case of an earlier run
 
 A case is a command line with random flags (train), or a finished run of which one file has been damaged and then the
@@ -35,6 +35,7 @@ from pathlib import Path
 import torch
 import torch._dynamo  # as the drawing below: done here once, or every child would have to
 from matplotlib.figure import Figure
+from memory import add_record_option, record
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = "a the old fox owl café river saw lost found her his red key map and then, slept. Who knows? Zoë!\n".split(" ")
@@ -334,6 +335,7 @@ def main():
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="default: another one every time")
     parser.add_argument("--case", type=int, help="run this case only")
     parser.add_argument("--timeout", type=float, default=120, help="seconds that a case may take")
+    add_record_option(parser)
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     torch.set_num_threads(1)
@@ -356,6 +358,9 @@ def main():
         print(f"\r{number} cases, {found} found, {elapsed:.0f} of {args.seconds:.0f} s ", end="", file=sys.stderr)
     print(file=sys.stderr)
     print(table(counts, n_bytes))
+    if args.record:
+        tried = f"{counts.total():,}, {found} of them with a traceback, a hang or more than one line"
+        record(args.record, {"bad inputs tried": tried, "bytes fuzzed": f"{sum(n_bytes.values()):,}, seed {args.seed}"})
     if not found:
         shutil.rmtree(folder)
     return 1 if found else 0

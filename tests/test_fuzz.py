@@ -19,11 +19,13 @@ def fuzz(root, *words):
     return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=900)
 
 
-def test_random_input_ends_in_one_line():
-    result = fuzz(ROOT, "--seed", "1", "--count", "300")
+def test_random_input_ends_in_one_line(tmp_path):
+    result = fuzz(ROOT, "--seed", "1", "--count", "300", "--record", str(tmp_path / "figures.md"))
     assert result.returncode == 0, result.stderr
     assert "| all | 300 |" in result.stdout, result.stdout
     kinds = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \| \d+ \| (\d+) \|", result.stdout, re.MULTILINE)
+    written = (tmp_path / "figures.md").read_text()
+    assert "| bad inputs tried | 300, 0 of them " in written and "\n| bytes fuzzed | " in written
     assert [kind for kind, *_ in kinds] == ["checkpoint", "config", "flags", "text", "tokenizer"]
     assert all(int(refused) and int(well) for _, _, refused, well in kinds), "a kind of which all or none are refused"
 
@@ -45,7 +47,8 @@ def test_random_input_ends_in_one_line():
 def test_fuzz_red(old, new, sign, tmp_path):
     """It finds what it looks for, and a case of it can be run again."""
     (tmp_path / "benchmarks").mkdir()
-    shutil.copy(ROOT / "benchmarks" / "fuzz.py", tmp_path / "benchmarks")
+    for file in ("fuzz.py", "memory.py"):
+        shutil.copy(ROOT / "benchmarks" / file, tmp_path / "benchmarks")
     text = (ROOT / "v0_bigram.py").read_text(encoding="utf-8")
     assert text.count(old) == 1
     (tmp_path / "v0_bigram.py").write_text(text.replace(old, new), encoding="utf-8")

@@ -471,10 +471,13 @@ def crash(root, *words):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_crash_benchmark():
     """The long form of the test above runs, and counts."""
-    result = crash(ROOT, "--kills", "3")
+    for _ in range(2):  # the second time its row takes the place of the first
+        result = crash(ROOT, "--kills", "3", "--record", "figures.md")
     assert result.returncode == 0, result.stderr
     *_, last = result.stdout.splitlines()
     assert last.startswith("| all |") and last.split("|")[4].strip() == "3", result.stdout
+    rows = [line for line in Path("figures.md").read_text().splitlines() if line.startswith("| kills survived | 3, ")]
+    assert len(rows) == 1 and "python benchmarks/crash.py --versions v0 --steps 20 --kills 3" in rows[0]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -493,7 +496,8 @@ def test_crash_benchmark():
 def test_crash_benchmark_red(old, new, sign, tmp_path):
     """It finds batches that a resumed run draws otherwise, and files that are not replaced in one stroke."""
     (tmp_path / "benchmarks").mkdir()
-    shutil.copy(ROOT / "benchmarks" / "crash.py", tmp_path / "benchmarks")
+    for file in ("crash.py", "memory.py"):
+        shutil.copy(ROOT / "benchmarks" / file, tmp_path / "benchmarks")
     text = (ROOT / "v0_bigram.py").read_text(encoding="utf-8")
     assert text.count(old) == 1
     (tmp_path / "v0_bigram.py").write_text(text.replace(old, new), encoding="utf-8")
