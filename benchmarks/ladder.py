@@ -7,13 +7,11 @@
 
 Runs go one after another, seed by seed, so that a change in the machine's speed meets every version. A figure is what
 the version's own `eval` prints for the run: the whole validation split, the weights of the lowest validation loss.
-Writes the table and the samples, the plot, and the curves as JSON (seconds, tokens, bits/byte at each evaluation).
 With several seeds the table gives medians, and the lowest and highest in brackets.
 """
 
 import argparse
 import csv
-import json
 import re
 import shlex
 import statistics
@@ -56,7 +54,7 @@ def run_version(script, arguments, folder):
         "seconds": float(rows[-1]["seconds"]),
         "wall": wall,
         "tokens": int(rows[-1]["tokens"]),
-        "curve": [[float(row[key]) for key in ("seconds", "tokens", "val_bits_per_byte")] for row in rows],
+        "curve": [(float(row["seconds"]), float(row["val_bits_per_byte"])) for row in rows],
         "sample": (folder / "sample.txt").read_text(encoding="utf-8"),
     }
 
@@ -85,8 +83,7 @@ def plot(results, path):
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="seconds of training", ylabel="validation loss (bits/byte)")
     for name, runs in results.items():
-        seconds, _, losses = zip(*runs[0]["curve"], strict=True)
-        axes.plot(seconds, losses, "o-", markersize=3, label=name)
+        axes.plot(*zip(*runs[0]["curve"], strict=True), "o-", markersize=3, label=name)
     floor = next(iter(results.values()))[0]["floor"]
     if floor:
         axes.axhline(floor, color="gray", linewidth=1, label="entropy of the text")
@@ -97,18 +94,12 @@ def plot(results, path):
 
 
 def write_report(args, results, command):
-    """ladder.md, .png and .json, rewritten after every seed, so that an interrupted comparison keeps what it has."""
+    """ladder.md and ladder.png, rewritten after every seed, so that an interrupted comparison keeps what it has."""
     args.out.mkdir(parents=True, exist_ok=True)
     text = f"# The ladder, measured\n\n`{command}`\n\n{table(results)}\n\n![loss against seconds]({args.name}.png)\n"
     for name, runs in results.items():
         text += f"\n## {name}\n\n```text\n{runs[0]['sample'].strip()}\n```\n"
     (args.out / f"{args.name}.md").write_text(text, encoding="utf-8")
-    figures = {
-        name: [{k: v for k, v in run.items() if k != "sample"} for run in runs] for name, runs in results.items()
-    }
-    (args.out / f"{args.name}.json").write_text(
-        json.dumps({"command": command, "runs": figures}) + "\n", encoding="utf-8"
-    )
     plot(results, args.out / f"{args.name}.png")
 
 
@@ -120,7 +111,7 @@ def main():
     parser.add_argument("--tokens", type=int, help="tokens of training, the same for all")
     parser.add_argument("--seeds", type=int, default=1, help="runs per version")
     parser.add_argument("--flags", default="", help="further flags for every version, in one string")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="folder for NAME.md, .png and .json")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="folder for NAME.md and NAME.png")
     parser.add_argument("--name", default="ladder")
     args = parser.parse_args()
     scripts = [path for v in args.versions for path in sorted(ROOT.glob(f"{v}_*.py"))]

@@ -8,7 +8,6 @@ The tokens are the last block_size of every segment of 4 x block_size of the val
 
 import argparse
 import importlib
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -22,8 +21,7 @@ def main():
     parser.add_argument("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
     parser.add_argument("--seconds", type=float, default=0, help="seconds of training (default: the version's own)")
     parser.add_argument("--versions", nargs="+", default=["v2_bpe_rope", "v3_alibi", "v4_gqa_swiglu", "v5_ngpt"])
-    parser.add_argument("--seeds", type=int, default=1, help="runs per version")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "length.md", help="where the table goes")
+    parser.add_argument("--seeds", type=int, default=1)
     args = parser.parse_args()
     score_like = importlib.import_module("v3_alibi").evaluate_context
     lines = ["| version | seed | 1x, bits/byte | 2x | 4x |", "|---|---|---|---|---|"]
@@ -38,9 +36,6 @@ def main():
             cells = [f"`{name}`", str(seed), *(f"{score['bits_per_byte']:.4f}" for score in scores)]
             lines.append(f"| {' | '.join(cells)} |")
     print("\n".join(lines))
-    command = ("python benchmarks/length.py " + shlex.join(sys.argv[1:])).strip()
-    title = f"# Longer than the training windows\n\n`{command}`\n\n"
-    args.out.write_text(title + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
