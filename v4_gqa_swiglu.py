@@ -9,7 +9,7 @@ New:
   - `KVCache`: generation computes each position once and keeps its keys and values.
   - Muon for the matrices (`--optimizer`), `--compile`, `--preset lil` (39.6 M parameters).
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 9 TRAINING, 10 COMMAND LINE
-Measured: 0.393 bits/byte on input.txt (0.189 above its entropy), 1,262,720 parameters, 111 s on 2 CPU cores
+Measured: 0.390 bits/byte on input.txt (0.198 above its entropy), 1,262,720 parameters, 149 s on 2 CPU cores
 Run: python v4_gqa_swiglu.py [train|sample|eval] [--context N] [--help]
 """
 

@@ -1,4 +1,4 @@
-"""Train every version on one text and compare them in bits/byte: a table, a plot, and a sample of each.
+"""Train every version on one text and compare them in bits/byte: a table, a plot, the curves, and a sample of each.
 
     python benchmarks/ladder.py                      # every version as its defaults have it, the README's table
     python benchmarks/ladder.py --seconds 60         # the same seconds of training for every version
@@ -7,11 +7,13 @@
 
 Runs go one after another, seed by seed, so that a change in the machine's speed meets every version. A figure is what
 the version's own `eval` prints for the run: the whole validation split, the weights of the lowest validation loss.
-With several seeds the table gives medians, and the lowest and highest in brackets.
+With several seeds the table gives medians, and the lowest and highest in brackets. The curves of all runs go to
+ladder.json, for whoever wants to draw them: notebooks/5_training.ipynb does.
 """
 
 import argparse
 import csv
+import json
 import re
 import shlex
 import statistics
@@ -55,6 +57,7 @@ def run_version(script, arguments, folder):
         "wall": wall,
         "tokens": int(rows[-1]["tokens"]),
         "curve": [(float(row["seconds"]), float(row["val_bits_per_byte"])) for row in rows],
+        "rows": [{name: float(value) for name, value in row.items()} for row in rows],
         "sample": (folder / "sample.txt").read_text(encoding="utf-8"),
     }
 
@@ -93,14 +96,22 @@ def plot(results, path):
     figure.savefig(path, dpi=120)
 
 
+def write_curves(results, command, path):
+    """The rows of every run's metrics.csv: {"command", "floor", "curves": {version: [rows of a seed, ...]}}."""
+    curves = {name: [run["rows"] for run in runs] for name, runs in results.items()}
+    content = {"command": command, "floor": next(iter(results.values()))[0]["floor"], "curves": curves}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def write_report(args, results, command):
-    """ladder.md and ladder.png, rewritten after every seed, so that an interrupted comparison keeps what it has."""
+    """ladder.md, .png and .json, rewritten after every seed, so that an interrupted comparison keeps what it has."""
     args.out.mkdir(parents=True, exist_ok=True)
     text = f"# The ladder, measured\n\n`{command}`\n\n{table(results)}\n\n![loss against seconds]({args.name}.png)\n"
     for name, runs in results.items():
         text += f"\n## {name}\n\n```text\n{runs[0]['sample'].strip()}\n```\n"
     (args.out / f"{args.name}.md").write_text(text, encoding="utf-8")
     plot(results, args.out / f"{args.name}.png")
+    write_curves(results, command, args.out / f"{args.name}.json")
 
 
 def main():
@@ -111,7 +122,7 @@ def main():
     parser.add_argument("--tokens", type=int, help="tokens of training, the same for all")
     parser.add_argument("--seeds", type=int, default=1, help="runs per version")
     parser.add_argument("--flags", default="", help="further flags for every version, in one string")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="folder for NAME.md and NAME.png")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="folder for NAME.md, .png and .json")
     parser.add_argument("--name", default="ladder")
     args = parser.parse_args()
     scripts = [path for v in args.versions for path in sorted(ROOT.glob(f"{v}_*.py"))]

@@ -1,13 +1,15 @@
 """Train v2, v3 and v4 once, then score the same tokens with 1x, 2x and 4x the trained context before them.
 
-    python benchmarks/length.py [--data FILE] [--seconds 120]
+    python benchmarks/length.py [--data FILE] [--seconds 120] [--out FILE]
 
 The tokens are the last block_size of every segment of 4 x block_size of the validation split (see
-`evaluate_context` in v3). v1 has no position embeddings beyond its own, so it cannot take part.
+`evaluate_context` in v3). v1 has no position embeddings beyond its own, so it cannot take part. The table is printed
+and written to benchmarks/length.md.
 """
 
 import argparse
 import importlib
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +24,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=0, help="seconds of training (default: the version's own)")
     parser.add_argument("--versions", nargs="+", default=["v2_bpe_rope", "v3_alibi", "v4_gqa_swiglu", "v5_ngpt"])
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "length.md", help="where the table goes")
     args = parser.parse_args()
     score_like = importlib.import_module("v3_alibi").evaluate_context
     lines = ["| version | seed | 1x, bits/byte | 2x | 4x |", "|---|---|---|---|---|"]
@@ -35,7 +38,10 @@ def main():
             scores = [score_like(run.model, corpus.val, run.tokenizer, block_size, k * block_size) for k in (1, 2, 4)]
             cells = [f"`{name}`", str(seed), *(f"{score['bits_per_byte']:.4f}" for score in scores)]
             lines.append(f"| {' | '.join(cells)} |")
-    print("\n".join(lines))
+    command = ("python benchmarks/length.py " + shlex.join(sys.argv[1:])).strip()
+    table = "\n".join(lines)
+    args.out.write_text(f"# Longer than the training windows\n\n`{command}`\n\n{table}\n", encoding="utf-8")
+    print(table)
 
 
 if __name__ == "__main__":
