@@ -87,7 +87,9 @@ def peak(name, *flags):
         _, process.returncode, usage = os.wait4(process.pid, 0)
     if process.returncode:
         raise SystemExit(f"{name} failed:\n{Path('log.txt').read_text()[-2000:]}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 10**6
+    megabytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 10**6
+    print(f"its peak: {megabytes:.0f} MB", file=sys.stderr, flush=True)
+    return megabytes
 
 
 def measure(name):
