@@ -1,0 +1,107 @@
+"""Where in a story is a trained model more surprised than the grammar says it must be? Trains one, writes a JSON file.
+
+    python benchmarks/surprise.py                                   # v5 as its defaults have it
+    python benchmarks/surprise.py --version v4_gqa_swiglu --seconds 60 --stories 40
+
+The text's maker knows at which characters a choice was made, and how many bits it was worth; between choices the text
+is forced and worth nothing. It also knows where something that was named before returns, and how many bytes after its
+last mention. `compare` cuts a story at these places and gives what the grammar and the model pay for each piece.
+notebooks/5_training.ipynb draws what this file wrote (benchmarks/surprise.json), and imports `compare` from here.
+"""
+
+import argparse
+import importlib
+import json
+import math
+import shlex
+import sys
+import tempfile
+from bisect import bisect_right
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "data")]
+
+import stories as maker  # noqa: E402
+
+
+def validation_stories(text, n):
+    """The first n stories that lie whole in the validation split."""
+    whole = text[maker.train_characters(text) :].split(maker.SEPARATOR)[1:-1]
+    return whole[:n]
+
+
+@torch.inference_mode()
+def token_bits(model, tokenizer, story, block_size):
+    """[(end, bits)] of each token of a story: the byte after it, and its price given at least block_size / 2 before.
+
+    The separator before the story is read, not scored.
+    """
+    ids = tokenizer.encode(maker.SEPARATOR + story)
+    ids, bits, done = torch.tensor(ids), [], 1
+    while done < len(ids):
+        start = max(0, done - max(1, block_size // 2))
+        end = min(len(ids), start + block_size + 1)
+        logits, _ = model(ids[None, start : end - 1])
+        nats = F.cross_entropy(logits[0].float(), ids[start + 1 : end], reduction="none")
+        bits += (nats[done - start - 1 :] / math.log(2)).tolist()
+        done = end
+    ends, at = [], -len(maker.SEPARATOR)
+    for i in ids.tolist():
+        at += len(tokenizer.token_bytes(i))
+        ends.append(at)
+    return [(end, b) for end, b in zip(ends[1:], bits, strict=True) if end > 0]
+
+
+def compare(model, tokenizer, story, block_size):
+    """A story in pieces, each a dict: text, grammar and model (bits), distance (bytes since last named, or None).
+
+    A piece begins where a choice is made or where something returns. A token's bits go to the piece of its last byte.
+    """
+    pen, _ = maker.read_corpus(story + "\n")
+    starts = sorted({0, *(step.offset for step in pen.steps), *(recall.offset for recall in pen.recalls)})
+    ends = [*starts[1:], len(story)]
+    pieces = [
+        {"text": story[a:b], "grammar": 0.0, "model": 0.0, "distance": None} for a, b in zip(starts, ends, strict=True)
+    ]
+    place = {start: piece for start, piece in zip(starts, pieces, strict=True)}
+    for step in pen.steps:
+        place[step.offset]["grammar"] += step.bits
+    for recall in pen.recalls:
+        place[recall.offset]["distance"] = recall.distance
+    byte_starts = [len(story[:start].encode()) for start in starts]
+    for end, bits in token_bits(model, tokenizer, story, block_size):
+        pieces[bisect_right(byte_starts, end - 1) - 1]["model"] += bits
+    return [piece for piece in pieces if piece["text"]]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--version", default="v5_ngpt", help="v2_bpe_rope ... v5_ngpt")
+    parser.add_argument("--seconds", type=float, default=0, help="seconds of training (default: the version's own)")
+    parser.add_argument("--stories", type=int, default=40, help="of the validation split")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "surprise.json")
+    args = parser.parse_args()
+    version, data = importlib.import_module(args.version), ROOT / "input.txt"
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = version.Config(data=str(data), max_seconds=args.seconds, out=str(Path(folder) / "run"))
+        run = version.load_run(version.train(cfg))
+    corpus = version.load_corpus(run.cfg, run.tokenizer)
+    score = version.evaluate(run.model, corpus.val, corpus.val_bytes, run.cfg.block_size)
+    found = []
+    for story in validation_stories(data.read_text(encoding="utf-8"), args.stories):
+        pieces = compare(run.model, run.tokenizer, story, run.cfg.block_size)
+        found.append([[p["text"], round(p["grammar"], 3), round(p["model"], 3), p["distance"]] for p in pieces])
+    command = ("python benchmarks/surprise.py " + shlex.join(sys.argv[1:])).strip()
+    content = {"command": command, "version": args.version, "bits_per_byte": score["bits_per_byte"], "stories": found}
+    args.out.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    paid = [sum(piece[i] for pieces in found for piece in pieces) for i in (1, 2)]
+    size = sum(len(piece[0].encode()) for pieces in found for piece in pieces)
+    print(f"{len(found)} stories: grammar {paid[0] / size:.4f}, {args.version} {paid[1] / size:.4f} bits/byte")
+
+
+if __name__ == "__main__":
+    main()
