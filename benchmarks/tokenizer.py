@@ -177,8 +177,8 @@ def encoding(name, tok, text, runs):
         tok._cache.clear()
         tok.encode(text)
 
-    jobs = {"ours": lambda: tok.encode(text)} | {peer: lambda f=f: f(text) for peer, f in peers.items()}
-    times = medians(jobs, runs) | medians({"ours, empty cache": cold}, runs)
+    jobs = {"ours, empty cache": cold, "ours": lambda: tok.encode(text)}  # in this order: the first fills the cache
+    times = medians(jobs | {peer: lambda f=f: f(text) for peer, f in peers.items()}, runs)
     speed = {who: len(text.encode()) / 1e6 / t for who, t in times.items()}
     print(f"  {name}: " + ", ".join(f"{who} {s:.1f} MB/s" for who, s in speed.items()))
     for peer, (must, aim) in {"tokenizers": (4, 8), "tiktoken": (0.5, 1.0)}.items():

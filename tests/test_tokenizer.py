@@ -429,6 +429,31 @@ def test_garbage_collection_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_fast_twin_splits_as_the_pattern_does(pattern):
+    """Every character of plane 0 in each of these places, and random mixtures of the ones that patterns speak of."""
+    slow, fast, rng = (
+        regex.compile(PATTERNS[pattern]).findall,
+        bpe.fast_twin(PATTERNS[pattern]).findall,
+        random.Random(5),
+    )
+    assert fast is not slow
+    every = [chr(c) for c in range(1 << 16)]
+    for place in ("{}", " {}x", "a{}{}b\u0301 ", "'{}", "1{}2", " \n{} \n", ".{}.\r\n", "\u200d{}\u0301"):
+        text = "".join(place.replace("{}", c) for c in every)
+        assert fast(text) == slow(text), place
+    named = "'sdmtlvreSDMTLVRE \n\r\t\x1c\x1d\x85\xa0\u017f\u212a\u200c\u200d\u0301a1.!\u3000"
+    for _ in range(20_000):
+        text = "".join(rng.choice(named if rng.random() < 0.8 else every) for _ in range(rng.randint(1, 12)))
+        assert fast(text) == slow(text), ascii(text)
+
+
+def test_a_character_beyond_plane_0_does_without_the_twin():
+    text = "a\U0001e922b \U0001f600\U00010a01 \U0001d7d91"  # a letter, an emoji, a mark, a digit
+    assert Splitter().split(text) == regex.findall(PATTERNS["default"], text)
+    assert bpe.fast_twin(PATTERNS["default"]).findall(text) != regex.findall(PATTERNS["default"], text)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_split_is_the_pattern_and_loses_nothing(pattern):
     rng = random.Random(2)
     splitter = Splitter(pattern)
