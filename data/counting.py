@@ -16,10 +16,10 @@ training text enters a band: the numbers of validation and test occur nowhere in
 about one in ten lies across the end of a thousand. A step that is like no other ("nineteen thousand nine hundred and
 ninety nine" to "twenty thousand") is never inside a band, for then nothing in training could teach it.
 
-What training sees. EVEN texts begin at evenly spread places, so that no number outside the bands is missed; a text
-that would enter a band moves aside until it just touches it. Ends of thousands and numbers below a thousand
-would be rare that way (5 % and 1 % of the texts), so ACROSS more lie across the end of each thousand, and the rest
-begins below a thousand.
+What training sees. Texts begin at every EVENth number, so that no number outside the bands is missed; a text that
+would enter a band moves aside until it just touches it. Few texts would hold the hard steps that way, so more lie
+across the end of each hundred and thousand (ACROSS), many where a step is like few others (OFTEN: to 1,000, 10,000,
+20,000, ...), and the rest begins below LOW, with as many first numbers from 10 to 99 as from 1,000 to 9,999.
 
 How the text is divided. The versions take the last tenth of the characters as the validation split. That is exactly
 the 500 validation texts: there are as many training texts as fill the other nine tenths, one of them chosen by its
@@ -40,9 +40,10 @@ NUMBERS = 50  # per text
 PROMPT = 3  # of which a test shows so many
 LAST = 100_000  # the highest number that a text begins with
 VALIDATION, TEST = 500, 50  # texts
-EVEN = 3500  # training texts that are spread evenly
-ACROSS = 7  # training texts across the end of each thousand
-LOW = 1000  # the other training texts begin at 1 to LOW
+EVEN = 43  # less than NUMBERS; prime to 100, or all texts would end at the same tens, and models learn to expect that
+ACROSS = {100: 1, 1000: 6}  # training texts across the end of each hundred, of each thousand
+OFTEN = 45  # training texts across the end of the first thousand and of each ten thousand
+LOW = 20_000  # the other training texts begin below it
 BAND = 100  # numbers held out together
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -92,7 +93,7 @@ def shuffled(items, uniform):
 def teachable(low):
     """Whether a band from `low` on may be held out: its steps occur in training with other numbers."""
     after = [n // 1000 for n in range(low, low + BAND) if n % 1000 == 0]  # 37 where 36,999 is followed by 37,000
-    return low > 2 * LOW and all(thousands > 20 and thousands % 10 for thousands in after)
+    return low > 2000 and all(thousands > 20 and thousands % 10 for thousands in after)
 
 
 def draw_bands(uniform):
@@ -130,22 +131,24 @@ def aside(start, bands):
 
 def draw_training(bands, size, uniform):
     """First numbers of training texts, in order of drawing, that fill `size` characters or up to 9 fewer."""
-    starts = [1 + int((i + 0.75 * uniform()) * LAST / EVEN) for i in range(EVEN)]  # less than NUMBERS apart
-    for end in range(1000, LAST + 1, 1000):
-        starts += [end - 1 - int(uniform() * (NUMBERS - 1)) for _ in range(ACROSS)]  # end - 1 and end are both in
+    starts = [*range(1, LAST + 1, EVEN)]
+    for end in range(100, LAST + 1, 100):
+        texts = OFTEN if end == 1000 or end % 10_000 == 0 else ACROSS[100 if end % 1000 else 1000]
+        starts += [end - 1 - int(uniform() * (NUMBERS - 1)) for _ in range(texts)]  # end - 1 and end are both in
     starts = [aside(start, bands) for start in starts]
     left = size - sum(map(characters, starts))
 
     def draw_low():
-        return 1 + int(LOW * uniform() ** 2)  # below 100 for a third of them
+        return aside(int(LOW ** uniform()), bands)
 
-    while left > 2 * characters(LOW // 2):
+    while left > 2 * characters(LOW - 1):
         starts.append(draw_low())
         left -= characters(starts[-1])
+    allowed = [start for start in range(1, LOW) if start == aside(start, bands)]
     fitting = []
     while not fitting:  # one more as it comes, and one that fits
         start = draw_low()
-        fitting = [s for s in range(1, LOW + 1) if 0 <= left - characters(start) - characters(s) <= 9]
+        fitting = [s for s in allowed if 0 <= left - characters(start) - characters(s) <= 9]
     return [*starts, start, fitting[0]]
 
 

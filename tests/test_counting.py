@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from num2words import num2words
 
 ROOT = Path(__file__).resolve().parent.parent
-SHA256 = "8308e51d6870045ce40c31e9c679273dcf3d88ee8612b6aac2c9807a5cfaebc5"  # of the two files, one after the other
+SHA256 = "6d8c471c96c97810c1842d94dc98f40b92818c7f99591b88354af2744efa3c59"
 
 
 def load(folder):
