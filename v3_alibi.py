@@ -74,7 +74,7 @@ class Config:
     dropout: float = knob(0.0, "probability of dropping an activation in training", high=0.99)
     dropout_schedule: str = knob("constant", "linear grows from 0 to --dropout", choices=("constant", "linear"))
     # optimizer
-    learning_rate: float = knob(0.006, "step size of AdamW at its peak")
+    learning_rate: float = knob(0.006, "step size of AdamW at its peak", high=10**6)
     lr_floor: float = knob(0.05, "fraction of the peak at which the cosine ends", high=1)
     warmup: float = knob(0.05, "fraction of the budget in which the learning rate rises to its peak", high=1)
     beta1: float = knob(0.9, "AdamW's decay of the gradient's mean", high=0.9999)

@@ -80,8 +80,8 @@ class Config:
     dropout_schedule: str = knob("constant", "linear grows from 0 to --dropout", choices=("constant", "linear"))
     # optimizer
     optimizer: str = knob("muon", "muon: for the blocks' matrices, with AdamW for the rest", choices=("adamw", "muon"))
-    matrix_learning_rate: float = knob(0.04, "step size of Muon at its peak")
-    learning_rate: float = knob(0.01, "step size of AdamW at its peak")
+    matrix_learning_rate: float = knob(0.04, "step size of Muon at its peak", high=10**6)
+    learning_rate: float = knob(0.01, "step size of AdamW at its peak", high=10**6)
     lr_floor: float = knob(0.05, "fraction of the peak at which the cosine ends", high=1)
     warmup: float = knob(0.05, "fraction of the budget in which the learning rate rises to its peak", high=1)
     beta1: float = knob(0.9, "AdamW's decay of the gradient's mean", high=0.9999)

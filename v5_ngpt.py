@@ -81,10 +81,10 @@ class Config:
     optimizer: str = knob(
         "muon", "muon or soap: for the blocks' matrices, with AdamW for the rest", choices=("adamw", "muon", "soap")
     )
-    matrix_learning_rate: float = knob(0.08, "step size of Muon at its peak")
-    soap_learning_rate: float = knob(0.01, "step size of SOAP at its peak")
+    matrix_learning_rate: float = knob(0.08, "step size of Muon at its peak", high=10**6)
+    soap_learning_rate: float = knob(0.01, "step size of SOAP at its peak", high=10**6)
     soap_frequency: int = knob(10, "steps between updates of SOAP's eigenbases", low=1)
-    learning_rate: float = knob(0.01, "step size of AdamW at its peak")
+    learning_rate: float = knob(0.01, "step size of AdamW at its peak", high=10**6)
     lr_floor: float = knob(0.05, "fraction of the peak at which the cosine ends", high=1)
     beta1: float = knob(0.9, "AdamW's decay of the gradient's mean", high=0.9999)
     beta2: float = knob(0.99, "AdamW's decay of the squared gradient's mean", high=0.9999)

@@ -313,6 +313,8 @@ FLAGS = [
         for flag in ("learning-rate", "beta1", "max-seconds", "save-seconds", "temperature", "top-p")
     ),
     *(row(f"{v} {f}", f"--{f} {v}", 2, f"--{f}", v, versions=BLOCKS) for v in ("nan", "1") for f in ("dropout",)),
+    row("learning rate beyond numbers", "--learning-rate 1e308", 2, "--learning-rate 1e.308", "0 to 1000000$"),
+    row("Muon's beyond numbers", "--matrix-learning-rate 1e308", 2, "--matrix-learning-rate 1e.308", versions=GQA),
     row("beta1 1", "--beta1 1", 2, "--beta1 1", "0.9999"),
     row("warm-up beyond the budget", "--warmup 1.5", 2, "--warmup 1.5", versions="1234"),
     row("warm-up all the way", "--warmup 1", 0, versions="1234"),
