@@ -383,7 +383,7 @@ def fits(saved, own):
         return isinstance(saved, dict) and saved.keys() == own.keys() and all(fits(saved[key], own[key]) for key in own)
     if isinstance(own, list | tuple):
         return isinstance(saved, list | tuple) and len(saved) == len(own) and all(map(fits, saved, own))
-    return isinstance(saved, (int, float) if isinstance(own, (int, float)) else type(own))
+    return type(saved) in ((int, float) if type(own) in (int, float) else (type(own),))
 
 
 def read_checkpoint(path):

@@ -442,6 +442,8 @@ RUNS = [
             "of no parameter": lambda content: adamw(content)["state"].popitem() and None,
             "without a list of parameters": lambda content: adamw(content)["param_groups"][0].update(params=3),
             "with a word for betas": lambda content: adamw(content)["param_groups"][0].update(betas="xy"),
+            "with a number for a flag": lambda content: adamw(content)["param_groups"][0].update(maximize=1.5),
+            "with a flag for a number": lambda content: adamw(content)["param_groups"][0].update(lr=True),
         }.items()
     ),
     *(
