@@ -781,7 +781,10 @@ def load_checkpoint(path, model, corpus=None, optimizer=None):
             raise ValueError(path)
         model.load_state_dict(state["model"])
         if optimizer:
+            settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(state["optimizer"])
+            for group, setting in zip(optimizer.param_groups, settings, strict=True):
+                group.update(setting)  # which are cfg's, whatever the file says: it brings the moments
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError):
         raise Halt(f"{path}: does not fit config.json and tokenizer.json beside it") from None
     return progress
