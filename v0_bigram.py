@@ -59,7 +59,7 @@ class Config:
 
     # data
     data: str = knob("input.txt", "UTF-8 text to learn from; its last tenth is the validation split")
-    block_size: int = knob(64, "context length in tokens", low=1)
+    block_size: int = knob(64, "context length in tokens", low=1, high=2**20)
     batch_size: int = knob(64, "windows of block_size tokens per step", low=1, high=2**20)
     # optimizer
     learning_rate: float = knob(0.05, "step size of AdamW", high=10**6)
@@ -89,7 +89,8 @@ class Config:
         for f in fields(self):
             value, low, high, choices = getattr(self, f.name), *(f.metadata[k] for k in ("low", "high", "choices"))
             flag = "--" + f.name.replace("_", "-")
-            if not isinstance(value, (int, float) if isinstance(f.default, float) else type(f.default)):
+            kind = (int, float) if isinstance(f.default, float) else type(f.default)
+            if not isinstance(value, kind) or isinstance(value, bool) != isinstance(f.default, bool):  # True is an int
                 raise Halt(f"{flag} {value!r}: must be of type {type(f.default).__name__}")
             if isinstance(value, str) and (value.encode(errors="replace").decode() != value or "\0" in value):
                 raise Halt(f"{flag} {value!a}: not Unicode text, or with a NUL character")

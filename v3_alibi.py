@@ -65,7 +65,7 @@ class Config:
     tokenizer: str = knob("", "tokenizer.json to use; --vocab-size is then ignored (default: learned from --data)")
     vocab_size: int = knob(4096, "tokens to learn, the 256 bytes among them", low=256)
     allowed_chars: str = knob("", "learn merges among these characters only (default: among all)")
-    block_size: int = knob(256, "context length in tokens", low=1)
+    block_size: int = knob(256, "context length in tokens", low=1, high=2**20)
     batch_size: int = knob(8, "windows of block_size tokens per step", low=1, high=2**20)
     # model
     n_layer: int = knob(4, "transformer blocks", low=1, high=1000)
@@ -106,7 +106,8 @@ class Config:
         for f in fields(self):
             value, low, high, choices = getattr(self, f.name), *(f.metadata[k] for k in ("low", "high", "choices"))
             flag = "--" + f.name.replace("_", "-")
-            if not isinstance(value, (int, float) if isinstance(f.default, float) else type(f.default)):
+            kind = (int, float) if isinstance(f.default, float) else type(f.default)
+            if not isinstance(value, kind) or isinstance(value, bool) != isinstance(f.default, bool):  # True is an int
                 raise Halt(f"{flag} {value!r}: must be of type {type(f.default).__name__}")
             if isinstance(value, str) and (value.encode(errors="replace").decode() != value or "\0" in value):
                 raise Halt(f"{flag} {value!a}: not Unicode text, or with a NUL character")
