@@ -4,11 +4,14 @@
     python benchmarks/ladder.py --seconds 60         # the same seconds of training for every version
     python benchmarks/ladder.py --tokens 5000000     # the same tokens
     python benchmarks/ladder.py --seeds 3 --versions v4 v5 --data FILE --flags "--n-layer 6"
+    python benchmarks/ladder.py --seeds 3 --versions v4 v5 --data FILE --nanogpt DIR --shares 1 0.083
 
 Runs go one after another, seed by seed, so that a change in the machine's speed meets every version. A figure is what
 the version's own `eval` prints for the run: the whole validation split, the weights of the lowest validation loss.
 With several seeds the table gives medians, and the lowest and highest in brackets. The curves of all runs go to
-ladder.json, for whoever wants to draw them: notebooks/5_training.ipynb does.
+ladder.json, for whoever wants to draw them: notebooks/5_training.ipynb does. With a checkout of nanoGPT, that trains
+before the versions in each round (see nanogpt.py), and every version gets the seconds that it took for training, or
+the parts of them that --shares names.
 """
 
 import argparse
@@ -25,11 +28,20 @@ from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from nanogpt import run_nanogpt
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORE = re.compile(
     r"^([\d.]+) nats/token .*?\| ([\d.]+) bits/byte over ([\d,]+) tokens(?: \| (-?[\d.]+) above.*of ([\d.]+))?"
 )
+
+
+PEER = "nanoGPT"
+
+
+def named(share):
+    """What a version's name in the table gains if it trains for a part of the seconds."""
+    return "" if share == 1 else f", 1/{1 / share:.3g} of the seconds"
 
 
 def run_version(script, arguments, folder):
@@ -75,7 +87,8 @@ def table(results):
     lines += ["|---|---|---|---|---|---|---|"]
     for name, runs in results.items():
         gap = spread(runs, "gap", 3) if runs[0]["gap"] is not None else "not known"
-        cells = [f"`{name}.py`", f"{runs[0]['parameters']:,}", spread(runs, "bits_per_byte", 3), gap]
+        shown = f"`{name}.py`" if (ROOT / f"{name}.py").exists() else name
+        cells = [shown, f"{runs[0]['parameters']:,}", spread(runs, "bits_per_byte", 3), gap]
         cells += [spread(runs, "seconds", 0), spread(runs, "wall", 0), f"{runs[0]['tokens']:,}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -98,7 +111,7 @@ def plot(results, path):
 
 def write_curves(results, command, path):
     """The rows of every run's metrics.csv: {"command", "floor", "curves": {version: [rows of a seed, ...]}}."""
-    curves = {name: [run["rows"] for run in runs] for name, runs in results.items()}
+    curves = {name: [run["rows"] for run in runs] for name, runs in results.items() if "rows" in runs[0]}
     content = {"command": command, "floor": next(iter(results.values()))[0]["floor"], "curves": curves}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -108,7 +121,8 @@ def write_report(args, results, command):
     args.out.mkdir(parents=True, exist_ok=True)
     text = f"# The ladder, measured\n\n`{command}`\n\n{table(results)}\n\n![loss against seconds]({args.name}.png)\n"
     for name, runs in results.items():
-        text += f"\n## {name}\n\n```text\n{runs[0]['sample'].strip()}\n```\n"
+        if "sample" in runs[0]:
+            text += f"\n## {name}\n\n```text\n{runs[0]['sample'].strip()}\n```\n"
     (args.out / f"{args.name}.md").write_text(text, encoding="utf-8")
     plot(results, args.out / f"{args.name}.png")
     write_curves(results, command, args.out / f"{args.name}.json")
@@ -120,27 +134,38 @@ def main():
     parser.add_argument("--versions", nargs="+", default=[f"v{i}" for i in range(6)], help="prefixes: v0 ... v5")
     parser.add_argument("--seconds", type=float, help="seconds of training, the same for all")
     parser.add_argument("--tokens", type=int, help="tokens of training, the same for all")
+    parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT, to train as a peer")
+    parser.add_argument("--shares", nargs="+", type=float, default=[1.0], help="of nanoGPT's seconds, to train for")
     parser.add_argument("--seeds", type=int, default=1, help="runs per version")
     parser.add_argument("--flags", default="", help="further flags for every version, in one string")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="folder for NAME.md, .png and .json")
     parser.add_argument("--name", default="ladder")
     args = parser.parse_args()
     scripts = [path for v in args.versions for path in sorted(ROOT.glob(f"{v}_*.py"))]
-    results = {script.stem: [] for script in scripts}
+    names = [script.stem + named(share) for script in scripts for share in args.shares]
+    results = {name: [] for name in [*names, *[PEER] * bool(args.nanogpt)]}
     command = "python benchmarks/ladder.py " + shlex.join(sys.argv[1:])
-    for seed in range(args.seeds):
+
+    def add(name, seed, run):
+        results[name].append(run)
+        speed = f"{run['seconds']:.1f} s, {run['tokens'] / run['seconds']:,.0f} tokens/s"
+        print(f"{name} seed {seed}: {run['bits_per_byte']:.4f} bits/byte, {speed}", flush=True)
+
+    for seed in range(1337, 1337 + args.seeds):
+        seconds = args.seconds
+        if args.nanogpt:
+            add(PEER, seed, run_nanogpt(args.nanogpt, args.data, seed))
+            seconds = results[PEER][-1]["seconds"]
         for script in scripts:
-            arguments = ["--data", args.data, "--seed", str(1337 + seed), *shlex.split(args.flags)]
-            if args.seconds:
-                arguments += ["--max-seconds", str(args.seconds)]
+            arguments = ["--data", args.data, "--seed", str(seed), *shlex.split(args.flags)]
             if args.tokens:
                 sys.path.insert(0, str(ROOT))
                 cfg = __import__(script.stem).Config()
                 arguments += ["--max-steps", str(round(args.tokens / cfg.batch_size / cfg.block_size))]
-            with tempfile.TemporaryDirectory() as folder:
-                run = run_version(script, arguments, Path(folder) / "run")
-            results[script.stem].append(run)
-            print(f"{script.stem} seed {1337 + seed}: {run['bits_per_byte']:.4f} bits/byte, {run['seconds']:.0f} s")
+            for share in args.shares:
+                budget = ["--max-seconds", f"{seconds * share:.1f}"] if seconds else []
+                with tempfile.TemporaryDirectory() as folder:
+                    add(script.stem + named(share), seed, run_version(script, arguments + budget, Path(folder) / "run"))
         write_report(args, {name: runs for name, runs in results.items() if runs}, command.strip())
     print(table(results))
 
