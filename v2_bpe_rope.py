@@ -523,6 +523,11 @@ def write_file(path, content, mark=""):
         beside.unlink(missing_ok=True)  # a full disk wants no half file
 
 
+def moments(optimizer):
+    """What an optimizer has gathered: a dict for each of its parameters, in their order. The rest is cfg's to say."""
+    return [optimizer.state[p] for group in optimizer.param_groups for p in group["params"]]
+
+
 def save_checkpoint(path, model, progress, corpus, **more):
     """best.pt is what `sample` and `eval` use; checkpoint.pt holds the optimizer too, to go on from."""
     state = {"model": model.state_dict(), "progress": asdict(progress), "sha256": corpus.sha256, **more}
@@ -535,7 +540,8 @@ def save_checkpoint(path, model, progress, corpus, **more):
 def fits(saved, own):
     """Whether saved state has the layout of our own, the same keys, types and shapes, whatever its numbers are."""
     if isinstance(own, torch.Tensor):
-        return isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (own.shape, own.dtype)
+        alike = isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (own.shape, own.dtype)
+        return alike and (saved.is_contiguous() or saved.mT.is_contiguous())  # else numbers could share their place
     if isinstance(own, dict):
         return isinstance(saved, dict) and saved.keys() == own.keys() and all(fits(saved[key], own[key]) for key in own)
     if isinstance(own, list | tuple):
@@ -581,16 +587,14 @@ def load_checkpoint(path, model, corpus=None, optimizer=None):
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
         optimizer.step()  # on nothing, so that its state gets its keys and shapes
-        own["optimizer"] = optimizer.state_dict()
+        own["optimizer"] = moments(optimizer)
     try:
         if not fits({key: state[key] for key in own}, own):
             raise ValueError(path)
         model.load_state_dict(state["model"])
         if optimizer:
-            settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            optimizer.load_state_dict(state["optimizer"])
-            for group, setting in zip(optimizer.param_groups, settings, strict=True):
-                group.update(setting)  # which are cfg's, whatever the file says: it brings the moments
+            for mine, saved in zip(own["optimizer"], state["optimizer"], strict=True):
+                mine |= {k: v.to(mine[k].device) if isinstance(v, torch.Tensor) else v for k, v in saved.items()}
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError):
         raise Halt(f"{path}: does not fit config.json and tokenizer.json beside it") from None
     return progress
@@ -869,7 +873,7 @@ def train(cfg):
             if due:
                 record(folder, model, corpus, cfg, progress, **stats)
             if save or signals.received:
-                save_checkpoint(folder / "checkpoint.pt", model, progress, corpus, optimizer=optimizer.state_dict())
+                save_checkpoint(folder / "checkpoint.pt", model, progress, corpus, optimizer=moments(optimizer))
                 saved_at = progress.seconds
     if progress.rows:
         draw_plot(folder, progress.rows, corpus)

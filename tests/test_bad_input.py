@@ -152,18 +152,12 @@ def absurd(content):
 
 def absurd_moments(content):
     """The same in the optimizer's state, in a type that asks for a copy."""
-    adamw(content)["state"][0]["exp_avg"] = torch.zeros(1, dtype=torch.float64).expand(2**50)
-
-
-def adamw(content):
-    """AdamW's part of a checkpoint."""
-    optimizer = content["optimizer"]
-    return optimizer["optimizers"][0] if "optimizers" in optimizer else optimizer
+    content["optimizer"][0]["exp_avg"] = torch.zeros(1, dtype=torch.float64).expand(2**50)
 
 
 def moment(value):
     """One of AdamW's moments, changed."""
-    return lambda content: adamw(content)["state"][0].update(exp_avg=value)
+    return lambda content: content["optimizer"][0].update(exp_avg=value)
 
 
 def progress(**changes):
@@ -433,6 +427,14 @@ RUNS = [
         prepare=state("run/checkpoint.pt", lambda c: c.pop("optimizer") and None),
     ),
     row("resume with absurd moments", RESUME, 2, "checkpoint.pt", prepare=state("run/checkpoint.pt", absurd_moments)),
+    row(
+        "resume with moments in another order",
+        RESUME,
+        2,
+        "checkpoint.pt",
+        prepare=state("run/checkpoint.pt", lambda content: content["optimizer"].reverse()),
+        versions=BLOCKS,
+    ),
     *(
         row(f"resume with moments {how}", RESUME, 2, "checkpoint.pt", prepare=state("run/checkpoint.pt", change))
         for how, change in {
@@ -440,11 +442,13 @@ RUNS = [
             "too long": moment(torch.zeros(1).expand(2**30)),
             "of another type": moment(torch.zeros(2, 8, dtype=torch.float64)),
             "without numbers": moment("none"),
-            "of no parameter": lambda content: adamw(content)["state"].popitem() and None,
-            "without a list of parameters": lambda content: adamw(content)["param_groups"][0].update(params=3),
-            "with a word for betas": lambda content: adamw(content)["param_groups"][0].update(betas="xy"),
-            "with a number for a flag": lambda content: adamw(content)["param_groups"][0].update(maximize=1.5),
-            "with a flag for a number": lambda content: adamw(content)["param_groups"][0].update(lr=True),
+            "too few": lambda content: content["optimizer"].pop() and None,
+            "too many": lambda content: content["optimizer"].append(content["optimizer"][0]),
+            "not in a list": lambda content: content.update(optimizer=3),
+            "without names": lambda content: content.update(optimizer=[3] * len(content["optimizer"])),
+            "all in one place": lambda content: content["optimizer"][0].update(
+                exp_avg=torch.zeros(()).expand_as(content["optimizer"][0]["exp_avg"])
+            ),
         }.items()
     ),
     *(

@@ -39,7 +39,7 @@ SECTIONS = (
 OFFERED = ("Config", "train", "load_run", "evaluate", "generate", "LanguageModel")  # what others may import
 INSTALLED = {"numpy", "torch", "tqdm", "matplotlib"}  # what a version may import beside the standard library
 # Methods whose meaning is that of the interface they belong to: nn.Module, Optimizer, argparse, signal.
-UNDOCUMENTED = {"forward", "step", "zero_grad", "state_dict", "load_state_dict", "register_step_post_hook"}
+UNDOCUMENTED = {"forward", "step", "zero_grad", "state", "register_step_post_hook"}
 UNDOCUMENTED |= {"receive", "error"}
 LONGEST = 45  # lines of a function
 BANNER = re.compile(r"^# -+ (\d+ [A-Z ]+)$")

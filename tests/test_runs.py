@@ -223,27 +223,6 @@ def test_resume_of_a_finished_run_changes_nothing(name, capsys):
     assert_same_run("done", "copy")
 
 
-@pytest.mark.parametrize("name, case", [(name, case) for name in NAMES for case in variants(name)[::2]], ids=label)
-def test_a_checkpoint_does_not_set_the_optimizer(name, case, monkeypatch):
-    """Settings in the file, however absurd, change nothing: they are the configuration's."""
-    module = importlib.import_module(name)
-    unbroken = module.train(module.Config(**small(name, **case)))
-    interrupt(monkeypatch, module, 3, small(name, **case, out="broken"))
-    state = load("broken/checkpoint.pt")
-    for part in state["optimizer"].get("optimizers", [state["optimizer"]]):
-        for group in part["param_groups"]:
-            for key, value in group.items():
-                if isinstance(value, bool):
-                    group[key] = not value
-                elif isinstance(value, (int, float)):
-                    group[key] = 1e308
-                elif key != "params" and isinstance(value, (list, tuple)):
-                    group[key] = type(value)([1e308] * len(value))
-    torch.save(state, "broken/checkpoint.pt")
-    module.train(module.Config(**small(name, **case, out="broken", resume=True)))
-    assert_same_run(unbroken, "broken")
-
-
 @every_version
 def test_run_folder_can_be_moved(name, monkeypatch, capsys):
     module = importlib.import_module(name)
