@@ -1,6 +1,6 @@
 """Two ideas on top of v5, by subclassing, compared with the dense model: fast feed-forward, and the dropout schedule.
 
-    python benchmarks/variations.py                             # v5's default size, 550 steps, three seeds
+    python benchmarks/variations.py                             # v5's default size, 950 steps, three seeds
     python benchmarks/variations.py --steps 100 --seeds 1 --flags n_layer=2 n_embd=64
 
 All variations get the same steps, so the same tokens; their seconds are in the table. Bits/byte is of the whole
@@ -169,7 +169,7 @@ def table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
-    parser.add_argument("--steps", type=int, default=550, help="of training, the same for all")
+    parser.add_argument("--steps", type=int, default=950, help="of training, the same for all")
     parser.add_argument("--seeds", type=int, default=3, help="runs per variation")
     parser.add_argument("--flags", nargs="*", default=[], metavar="NAME=N", help="whole-number fields of v5's Config")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "variations.md", help="where the table goes")

@@ -1,9 +1,12 @@
 """The benchmarks' own arithmetic, and that they run."""
 
+import importlib
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,8 +14,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import generation  # noqa: E402
 import nanogpt  # noqa: E402
 import scaffold  # noqa: E402
+import step  # noqa: E402
 
 
 def test_entropy_and_rare_tokens():
@@ -76,3 +81,33 @@ def test_a_peer_is_timed_without_its_evaluations_and_scored_exactly(tmp_path):
     assert run["seconds"] == pytest.approx(0.1 + 0.1 + 0.4 + 2 * 0.1)  # the median step for those that evaluated
     assert run["tokens"] == 5 * 12 * 64
     assert run["curve"] == [pytest.approx((0.3, 2 / math.log(2) * 100 / 125))]
+
+
+def test_a_step_is_counted_and_its_time_shared_out(tmp_path, monkeypatch):
+    """The products of v1's forward pass, written down by hand, and as many again for each of the two gradients."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", str(ROOT / "input.txt"), "--n-layer", "2", "--n-head", "2", "--n-embd", "8"]
+    flags += ["--block-size", "16", "--batch-size", "3", "--dtype", "float32"]
+    training = step.Training("v1_transformer", flags)
+    C, T, V = 8, 16, training.corpus.tokenizer.vocab_size
+    block = C * 3 * C + C * C + C * 4 * C * 2 + 2 * T * C  # q, k, v; out; the MLP; scores and their sums, per token
+    assert training.flops() == 3 * 2 * 3 * T * (2 * block + C * V)
+    shares = training.shares(3)
+    assert sum(shares.values()) == pytest.approx(1) and min(shares.values()) > 0
+    assert {"matrix products", "attention", "loss", "AdamW", "the rest"} <= shares.keys()
+    row = {"name": "v1", "parameters": 1000, "tokens": 48, "seconds": 0.002, "flops": 4_000_000, "shares": shares}
+    *_, line = step.speed_table([row], {"float32": 10.0, "bfloat16": 20.0}).splitlines()
+    assert [cell.strip() for cell in line.strip("|").split("|")][2:] == ["2.0", "24,000", "0.00", "2", "20 %", "10 %"]
+
+
+def test_generation_compares_like_with_like():
+    v4 = importlib.import_module("v4_gqa_swiglu")
+    cfg = v4.Config(vocab_size=300, n_layer=2, n_embd=16, n_head=4, n_kv_head=1, d_ff=16, block_size=24)
+    found = generation.measure(v4, cfg, 8, 16, 1)
+    assert found[False][1] == 0 and found[True][1] == 2 * 2 * 4 * 1 * 23 * 4  # k and v, blocks, D, K, tokens, bytes
+    whole = generation.measure(v4, replace(cfg, n_kv_head=4), 8, 16, 1)
+    last = generation.table({1: found, 4: whole}).splitlines()[2:]
+    assert [line.strip("| ").split(" | ")[-1] for line in last] == ["0.25", "1.00"]
+    extend = v4.KVCache.extend
+    with mock.patch.object(v4.KVCache, "extend", lambda self, k, v: extend(self, k, 9 * v)), pytest.raises(SystemExit):
+        generation.measure(v4, cfg, 8, 16, 1)

@@ -1093,6 +1093,34 @@ def test_interrupted_caching_leaves_no_half_file(name, monkeypatch, capsys):
 
 
 @token_versions
+def test_caching_that_is_terminated_removes_its_half_file(name):
+    """A text of some seconds of encoding; SIGTERM comes as soon as its file is there."""
+    importlib.import_module(name).train(importlib.import_module(name).Config(**small(name)))
+    shutil.rmtree("runs/cache")
+    Path("long.txt").write_text(" ".join(f"{n} dog{n % 7}" for n in range(600_000)), encoding="utf-8")
+    given = {"data": "long.txt", "tokenizer": f"runs/{name}/1/tokenizer.json"}
+    command = [sys.executable, ROOT / f"{name}.py", *flags(small(name, **given))]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not list(Path("runs").glob("cache/*.tmp")):
+        time.sleep(0.001)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143 and not cached()
+
+
+@token_versions
+def test_half_files_of_killed_runs_are_swept(name):
+    module = importlib.import_module(name)
+    Path("runs", "cache").mkdir(parents=True)
+    old, young = Path("runs/cache/old.ids.1.tmp"), Path("runs/cache/young.ids.2.tmp")
+    for path, hours in ((old, 2), (young, 0)):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
+    module.train(module.Config(**small(name)))
+    assert young.exists() and not old.exists()
+
+
+@token_versions
 def test_changed_text_is_noticed(name):
     """The same length, the same time of change, one other letter: other tokens."""
     module = importlib.import_module(name)

@@ -1,0 +1,93 @@
+"""What the key/value cache and grouped queries give to generation: v4, 448 tokens after a prompt of 64.
+
+    python benchmarks/generation.py
+    python benchmarks/generation.py --version v5 --flags "--n-layer 8 --n-embd 256"
+
+The context holds all 512 tokens. They are generated with the cache and without it, in turns, and must be the same ones;
+then with as many key/value heads as query heads, as multi-head attention has them. Tokens/s are medians; the cache's
+memory is that of its tensors after the last token. The weights are as drawn at the start: no figure here depends on
+what a model has learned.
+"""
+
+import argparse
+import importlib
+import shlex
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import torch
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def generate(module, model, prompt, n, cached):
+    """The n tokens that follow a prompt (1, T), the seconds that took, and the bytes of the caches at the end."""
+    caches, new_cache = [], module.new_cache
+
+    def kept(model):
+        caches[:] = new_cache(model)
+        return caches
+
+    began = time.perf_counter()
+    with mock.patch.object(module, "new_cache", kept):
+        ids = [i.item() for i in module.generate(model, prompt, n, prompt.size(1) + n, cached=cached)]
+    seconds = time.perf_counter() - began
+    return ids, seconds, sum(t.nbytes for cache in caches if cache.length for t in (cache.k, cache.v))
+
+
+def measure(module, cfg, prompt_length, n, repeats):
+    """{cached: (median tokens/s, bytes of the caches)} for True and False. Raises SystemExit if the tokens differ."""
+    torch.manual_seed(cfg.seed)
+    model = module.LanguageModel(cfg, cfg.vocab_size).eval()
+    prompt = torch.randint(cfg.vocab_size, (1, prompt_length))
+    rates, size, written = {True: [], False: []}, {}, {}
+    for _ in tqdm(range(repeats), desc=f"{cfg.n_kv_head} key/value heads", disable=None):
+        for cached in rates:
+            written[cached], seconds, size[cached] = generate(module, model, prompt, n, cached)
+            rates[cached].append(n / seconds)
+        if written[True] != written[False]:
+            sys.exit("the cache changes what is generated")
+    return {cached: (statistics.median(rates[cached]), size[cached]) for cached in rates}
+
+
+def table(results):
+    """Results {n_kv_head: what measure returned}, the last with one per query head, as Markdown."""
+    whole = [found[True][1] for found in results.values()][-1]
+    lines = ["| key/value heads | tokens/s | without the cache | ratio | the cache's memory | of multi-head's |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for heads, found in results.items():
+        (fast, size), (slow, _) = found[True], found[False]
+        cells = [str(heads), f"{fast:,.0f}", f"{slow:,.0f}", f"{fast / slow:.1f}"]
+        lines.append(f"| {' | '.join([*cells, f'{size / 1024:,.0f} KiB', f'{size / whole:.2f}'])} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--version", default="v4", choices=("v4", "v5"))
+    parser.add_argument("--prompt-length", type=int, default=64, help="tokens")
+    parser.add_argument("--tokens", type=int, default=448, help="to generate")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--flags", default="", help="further flags for the model, in one string")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "generation.md", help="where the table goes")
+    args = parser.parse_args()
+    module = importlib.import_module(next(ROOT.glob(f"{args.version}_*.py")).stem)
+    _, given = module.parse(shlex.split(args.flags))
+    cfg = module.Config(**given | {"block_size": args.prompt_length + args.tokens})
+    whole = replace(cfg, n_kv_head=cfg.n_head)  # multi-head attention
+    results = {c.n_kv_head: measure(module, c, args.prompt_length, args.tokens, args.repeats) for c in (cfg, whole)}
+    command = ("python benchmarks/generation.py " + shlex.join(sys.argv[1:])).strip()
+    found = f"{table(results)}\n"
+    title = f"# {module.__name__}: {args.tokens} tokens after {args.prompt_length}"
+    args.out.write_text(f"{title}\n\n`{command}`, {torch.get_num_threads()} threads\n\n{found}", encoding="utf-8")
+    print(found, end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Where does a training step's time go, and how near does it come to what the machine's matrix products can do?
+
+    python benchmarks/step.py                                  # every version as its defaults have it
+    python benchmarks/step.py --versions v5 --flags "--optimizer soap"
+    python benchmarks/step.py --versions v4 v5 --flags "--preset lil"
+    python benchmarks/step.py --fresh-memory                   # every tensor's pages anew from the system
+
+Two tables. The first: a step's median milliseconds, tokens/s, and the rate of the model's floating-point operations
+(those of forward and backward pass as torch counts them, the optimizer's own not among them) beside the peaks that a
+product of two large square matrices reaches here in float32 and bfloat16, measured after each version: the highest
+counts. The second: what share of the step each kind of operation takes, by torch's profiler,
+in a second series of steps; what an optimizer calls is the optimizer's.
+"""
+
+import argparse
+import importlib
+import shlex
+import statistics
+import sys
+import time
+from collections import Counter
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+KINDS = {  # of operations, by what torch names them; the first that has a part of the name counts
+    "matrix products": ("aten::mm", "aten::addmm"),
+    "attention": ("aten::bmm", "aten::baddbmm", "aten::_softmax", "scaled_dot_product", "masked_fill"),
+    "loss": ("log_softmax", "nll_loss"),
+    "copies, fills": ("copy_", "fill_", "zero_", "cat", "index"),
+}
+
+
+def kind_of(event):
+    """The kind of an operation that torch's profiler saw: its optimizer's name, or one of KINDS, or the rest."""
+    caller = event
+    while caller is not None:
+        if caller.name.startswith("Optimizer.step#"):
+            return caller.name.split("#")[1].removesuffix(".step")
+        caller = caller.cpu_parent
+    return next((kind for kind, parts in KINDS.items() if any(part in event.name for part in parts)), "the rest")
+
+
+def synchronize(device):
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(action, device, repeats):
+    """Seconds of each of several calls."""
+    seconds = []
+    for _ in range(repeats):
+        synchronize(device)
+        began = time.perf_counter()
+        action()
+        synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def matrix_peak(dtype, device, n=2048, repeats=10):
+    """GFLOP/s of the fastest of several products of two (n, n) matrices."""
+    a = torch.randn(n, n, device=device).to(dtype)
+    return 2 * n**3 / min(timed(lambda: a @ a, device, repeats)) / 1e9
+
+
+class Training:
+    """A version at the start of a training."""
+
+    def __init__(self, name, flags, fresh_memory=False):
+        self.module = module = importlib.import_module(name)
+        _, given = module.parse(flags)
+        preset = getattr(module, "PRESETS", {}).get(given.get("preset", ""), {})
+        self.cfg = module.Config(**preset | given)
+        self.device = module.choose_device(self.cfg)
+        if not fresh_memory:
+            module.keep_memory()
+        self.corpus = module.load_corpus(self.cfg)
+        torch.manual_seed(self.cfg.seed)
+        self.model = module.LanguageModel(self.cfg, self.corpus.tokenizer.vocab_size).to(self.device)
+        self.optimizer = module.make_optimizer(self.model, self.cfg)
+        self.progress = module.Progress()
+        self.tokens = self.cfg.batch_size * self.cfg.block_size  # of one step
+
+    def step(self):
+        self.module.train_step(self.model, self.optimizer, self.corpus, self.cfg, self.progress, self.device)
+        self.progress.step += 1
+
+    def flops(self):
+        """Floating-point operations of one step's forward and backward pass, those of matrix products only."""
+        idx, targets = self.module.get_batch(self.corpus.train, self.cfg, 0, self.device)
+        with FlopCounterMode(display=False) as counter:
+            self.model(idx, targets)[1].backward()
+        self.optimizer.zero_grad()
+        return counter.get_total_flops()
+
+    def shares(self, steps):
+        """{kind of operation: fraction of the time} over some steps."""
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        activities += [torch.profiler.ProfilerActivity.CUDA] * (self.device.type == "cuda")
+        with torch.profiler.profile(activities=activities) as profile:
+            for _ in range(steps):
+                self.step()
+            synchronize(self.device)
+        spent, own = Counter(), "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
+        for event in profile.events():
+            spent[kind_of(event)] += getattr(event, own)
+        return {kind: time / sum(spent.values()) for kind, time in spent.items()}
+
+
+def measure(name, flags, steps, fresh_memory):
+    """One version's row for both tables, the peaks {dtype: GFLOP/s}, and what it ran on."""
+    training = Training(name, flags, fresh_memory)
+    timed(training.step, training.device, 5)
+    row = {"name": name, "tokens": training.tokens, "flops": training.flops()}
+    row["parameters"] = sum(p.numel() for p in training.model.parameters())
+    row["seconds"] = statistics.median(timed(training.step, training.device, steps))
+    row["shares"] = training.shares(steps // 2)
+    peaks = {name: matrix_peak(getattr(torch, name), training.device) for name in ("float32", "bfloat16")}
+    cpu = training.device.type == "cpu"
+    return row, peaks, f"{torch.get_num_threads()} threads" if cpu else torch.cuda.get_device_name()
+
+
+def speed_table(rows, peaks):
+    """Rows {name, parameters, tokens, seconds, flops} as a Markdown table; peaks: {dtype: GFLOP/s}."""
+    lines = ["| file | parameters | ms/step | tokens/s | GFLOP/step | GFLOP/s | "]
+    lines[0] += " | ".join(f"of the {name} peak, {peak:,.0f}" for name, peak in peaks.items()) + " |"
+    lines += ["|---" * (6 + len(peaks)) + "|"]
+    for row in rows:
+        rate = row["flops"] / row["seconds"] / 1e9
+        cells = [f"`{row['name']}.py`", f"{row['parameters']:,}", f"{1000 * row['seconds']:.1f}"]
+        cells += [f"{row['tokens'] / row['seconds']:,.0f}", f"{row['flops'] / 1e9:.2f}", f"{rate:,.0f}"]
+        cells += [f"{100 * rate / peak:.0f} %" for peak in peaks.values()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def share_table(rows):
+    """Rows {name, shares: {kind: fraction}} as a Markdown table, in percent."""
+    known = (*KINDS, "Muon", "SOAP", "AdamW", "the rest")
+    kinds = [kind for kind in known if any(kind in row["shares"] for row in rows)]
+    lines = [f"| file | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
+    for row in rows:
+        cells = [f"{100 * row['shares'][kind]:.0f} %" if kind in row["shares"] else "" for kind in kinds]
+        lines.append(f"| `{row['name']}.py` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
+    parser.add_argument("--versions", nargs="+", default=[f"v{i}" for i in range(6)], help="prefixes: v0 ... v5")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps, after 5 that are not")
+    parser.add_argument("--flags", default="", help="further flags for every version, in one string")
+    parser.add_argument("--fresh-memory", action="store_true", help="without keep_memory, to see what it gives")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "step.md", help="where the tables go")
+    args = parser.parse_args()
+    flags = ["--data", args.data, *shlex.split(args.flags)]
+    names = [path.stem for v in args.versions for path in sorted(ROOT.glob(f"{v}_*.py"))]
+    rows, peaks = [], {"float32": 0.0, "bfloat16": 0.0}
+    for name in names:
+        with get_context("spawn").Pool(1) as pool:  # a process for each, so that none gets another's memory
+            row, reached, where = pool.apply(measure, (name, flags, args.steps, args.fresh_memory))
+        rows.append(row)
+        peaks = {dtype: max(peak, reached[dtype]) for dtype, peak in peaks.items()}
+        print(f"{name}: {1000 * row['seconds']:.1f} ms/step", file=sys.stderr, flush=True)
+    command = ("python benchmarks/step.py " + shlex.join(sys.argv[1:])).strip()
+    found = f"{speed_table(rows, peaks)}\n\n{share_table(rows)}"
+    args.out.write_text(f"# A training step\n\n`{command}`, {where}\n\n{found}\n", encoding="utf-8")
+    print(found)
+
+
+if __name__ == "__main__":
+    main()
