@@ -10,12 +10,14 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import generation  # noqa: E402
 import nanogpt  # noqa: E402
+import optimizers  # noqa: E402
 import scaffold  # noqa: E402
 import step  # noqa: E402
 
@@ -111,3 +113,40 @@ def test_generation_compares_like_with_like():
     extend = v4.KVCache.extend
     with mock.patch.object(v4.KVCache, "extend", lambda self, k, v: extend(self, k, 9 * v)), pytest.raises(SystemExit):
         generation.measure(v4, cfg, 8, 16, 1)
+
+
+def steps_of_soap(module, make, n, **settings):
+    """The matrices after each of n steps whose gradients are drawn, (n, numbers); and before them, (numbers,)."""
+    torch.manual_seed(3)
+    cfg = module.Config(vocab_size=300, n_layer=1, n_embd=16, n_head=4, n_kv_head=2, d_ff=16, **settings)
+    model = module.LanguageModel(cfg, 300)
+    optimizer, states = make(model, cfg), []
+    matrices = optimizer.optimizers[-1].param_groups[0]["params"]
+    for _ in range(n + 1):
+        states.append(torch.cat([p.detach().flatten() for p in matrices]))
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+    return torch.stack(states[1:]), states[0]
+
+
+def test_soap_in_the_place_of_muon_is_v5s_own():
+    v5, v4 = importlib.import_module("v5_ngpt"), importlib.import_module("v4_gqa_swiglu")
+    own, _ = steps_of_soap(v5, v5.make_optimizer, 14, optimizer="soap")
+    make = optimizers.with_soap(v5, v5.make_optimizer, v5.Config().soap_learning_rate, optimizers.SOAP)
+    assert torch.equal(own, steps_of_soap(v5, make, 14)[0])
+    rising = optimizers.with_soap(v5, v5.make_optimizer, 1.0, optimizers.SOAP | {"warmup": 100})
+    risen = optimizers.with_soap(v5, v5.make_optimizer, 0.01, optimizers.SOAP)
+    (basis, first), before = steps_of_soap(v5, rising, 2)  # the first gradient only sets the basis
+    assert torch.allclose(basis, before, atol=1e-6) and not torch.allclose(first, before, atol=1e-3)
+    assert torch.allclose(first, steps_of_soap(v5, risen, 2)[0][1], atol=1e-6)
+    make = optimizers.with_soap(v4, v4.make_optimizer, 0.1, optimizers.SOAP)
+    (_, decayed), before = steps_of_soap(v4, make, 2, weight_decay=0.5)
+    (_, free), _ = steps_of_soap(v4, make, 2, weight_decay=0.0)
+    assert torch.allclose(decayed, free - 0.1 * 0.5 * before, atol=1e-6)
+
+
+def test_a_text_without_its_validation_split(tmp_path):
+    (tmp_path / "text.txt").write_bytes("é\r\n".encode() * 100)
+    (tmp_path / "copies").mkdir()
+    assert optimizers.training_split(tmp_path / "text.txt", tmp_path / "copies").read_bytes() == "é\r\n".encode() * 90
