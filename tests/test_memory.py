@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -233,3 +234,30 @@ def test_memory_benchmark(tmp_path):
     worst = max(0, int(first), int(again))
     row = f"text of 2 MB, v2_bpe_rope | {worst} MB | `python benchmarks/memory.py --megabytes 2"
     assert row in Path("figures.md").read_text()
+
+
+# --------------------------------------------------------------------------------------------------- what a step frees
+
+FAULTS = """
+import importlib, resource, sys, torch
+settings, kept = eval(sys.argv[2]), sys.argv[3] == "kept"
+module = importlib.import_module(sys.argv[1])
+if not kept:
+    module.keep_memory = lambda: None
+module.train(module.Config(**settings))
+for n in range(20):
+    if n == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(9 * 2**20) for _ in range(2)]  # 36 MiB each, more than glibc ever keeps by itself
+print("faults", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is kept is glibc's to say")
+@pytest.mark.parametrize(("name", "kept"), [*((name, "kept") for name in NAMES), (NAMES[-1], "given back")])
+def test_a_training_keeps_the_memory_that_its_steps_free(name, kept):
+    """Twenty tensors of 36 MiB: without keep_memory each faults in its pages anew, 18 huge ones or 9,216 small ones."""
+    command = [sys.executable, "-c", FAULTS, name, repr(small(name)), kept]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    faults = int(done.stdout.split("faults")[-1])
+    assert faults < 200 if kept == "kept" else faults > 300
