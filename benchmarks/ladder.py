@@ -1,6 +1,7 @@
 """Train every version on one text and compare them in bits/byte: a table, a plot, the curves, and a sample of each.
 
     python benchmarks/ladder.py                      # every version as its defaults have it, the README's table
+    python benchmarks/ladder.py --keep runs/ladder   # and keep the run folders, runs/ladder/VERSION-SEED
     python benchmarks/ladder.py --seconds 60         # the same seconds of training for every version
     python benchmarks/ladder.py --tokens 5000000     # the same tokens
     python benchmarks/ladder.py --seeds 3 --versions v4 v5 --data FILE --flags "--n-layer 6"
@@ -140,6 +141,7 @@ def main():
     parser.add_argument("--flags", default="", help="further flags for every version, in one string")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="folder for NAME.md, .png and .json")
     parser.add_argument("--name", default="ladder")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the run folders there (default: delete them)")
     args = parser.parse_args()
     scripts = [path for v in args.versions for path in sorted(ROOT.glob(f"{v}_*.py"))]
     names = [script.stem + named(share) for script in scripts for share in args.shares]
@@ -164,8 +166,10 @@ def main():
                 arguments += ["--max-steps", str(round(args.tokens / cfg.batch_size / cfg.block_size))]
             for share in args.shares:
                 budget = ["--max-seconds", f"{seconds * share:.1f}"] if seconds else []
-                with tempfile.TemporaryDirectory() as folder:
-                    add(script.stem + named(share), seed, run_version(script, arguments + budget, Path(folder) / "run"))
+                name = script.stem + named(share)
+                with tempfile.TemporaryDirectory() as temporary:
+                    folder = (args.keep or Path(temporary)) / f"{name}-{seed}"
+                    add(name, seed, run_version(script, arguments + budget, folder))
         write_report(args, {name: runs for name, runs in results.items() if runs}, command.strip())
     print(table(results))
 

@@ -2,6 +2,7 @@
 
     python benchmarks/surprise.py                                   # v5 as its defaults have it
     python benchmarks/surprise.py --version v4_gqa_swiglu --seconds 60 --stories 40
+    python benchmarks/surprise.py --run FOLDER                      # a v5 that was trained on input.txt before
 
 The text's maker knows at which characters a choice was made, and how many bits it was worth; between choices the text
 is forced and worth nothing. It also knows where something that was named before returns, and how many bytes after its
@@ -82,13 +83,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--version", default="v5_ngpt", help="v2_bpe_rope ... v5_ngpt")
     parser.add_argument("--seconds", type=float, default=0, help="seconds of training (default: the version's own)")
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="a run of the version (default: train one)")
     parser.add_argument("--stories", type=int, default=40, help="of the validation split")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "surprise.json")
     args = parser.parse_args()
     version, data = importlib.import_module(args.version), ROOT / "input.txt"
-    with tempfile.TemporaryDirectory() as folder:
-        cfg = version.Config(data=str(data), max_seconds=args.seconds, out=str(Path(folder) / "run"))
-        run = version.load_run(version.train(cfg))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.run or Path(temporary) / "run"
+        if not args.run:
+            version.train(version.Config(data=str(data), max_seconds=args.seconds, out=str(folder)))
+        run = version.load_run(folder, data=str(data))
     corpus = version.load_corpus(run.cfg, run.tokenizer)
     score = version.evaluate(run.model, corpus.val, corpus.val_bytes, run.cfg.block_size)
     found = []
