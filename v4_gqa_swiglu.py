@@ -9,7 +9,7 @@ New:
   - `KVCache`: generation computes each position once and keeps its keys and values.
   - Muon for the matrices (`--optimizer`), `--compile`, `--preset lil` (39.6 M parameters).
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 9 TRAINING, 10 COMMAND LINE
-Measured: 0.390 bits/byte on input.txt (0.198 above its entropy), 1,262,720 parameters, 149 s on 2 CPU cores
+Measured: 0.373 bits/byte on input.txt (0.181 above its entropy), 1,262,720 parameters, 163 s on 2 CPU cores
 Run: python v4_gqa_swiglu.py [train|sample|eval] [--context N] [--help]
 """
 
@@ -885,7 +885,7 @@ def uses_bfloat16(cfg, device):
 
 
 def keep_memory():
-    """Let glibc keep what a step frees for the next step: pages fresh from the system cost a third of v5's time."""
+    """Let glibc keep what a step frees for the next one: having its pages anew can cost a third of a step's time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(-4, 0)  # M_MMAP_MAX: no tensor has pages of its own, which free would give back

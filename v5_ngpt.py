@@ -8,7 +8,7 @@ New:
   - `Scale`: learned factors s_qk, s_uv, s_z give back the lengths that normalization took away.
   - `SOAP`: Adam in the eigenbasis of Shampoo's preconditioner (arXiv:2409.11321), beside AdamW and Muon.
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER
-Measured: 0.367 bits/byte on input.txt (0.174 above its entropy), 1,794,048 parameters, 142 s on 2 CPU cores
+Measured: 0.352 bits/byte on input.txt (0.160 above its entropy), 1,794,048 parameters, 165 s on 2 CPU cores
 Run: python v5_ngpt.py [train|sample|eval] [--context N] [--help]
 """
 
@@ -950,7 +950,7 @@ def uses_bfloat16(cfg, device):
 
 
 def keep_memory():
-    """Let glibc keep what a step frees for the next step: pages fresh from the system cost a third of v5's time."""
+    """Let glibc keep what a step frees for the next one: having its pages anew can cost a third of a step's time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(-4, 0)  # M_MMAP_MAX: no tensor has pages of its own, which free would give back
