@@ -18,8 +18,8 @@ ninety nine" to "twenty thousand") is never inside a band, for then nothing in t
 
 What training sees. Texts begin at every EVENth number, so that no number outside the bands is missed; a text that
 would enter a band moves aside until it just touches it. Few texts would hold the hard steps that way, so more lie
-across the end of each hundred and thousand (ACROSS), many where a step is like few others (OFTEN: to 1,000, 10,000,
-20,000, ...), and the rest begins below LOW, with as many first numbers from 10 to 99 as from 1,000 to 9,999.
+across the end of each hundred and thousand (ACROSS), more where a step is like few others (MORE: to 31,000; OFTEN: to
+1,000, 10,000, 20,000), and the rest begins below LOW, with as many first numbers from 10 to 99 as from 1,000 to 9,999.
 
 How the text is divided. The versions take the last tenth of the characters as the validation split. That is exactly
 the 500 validation texts: there are as many training texts as fill the other nine tenths, one of them chosen by its
@@ -42,6 +42,7 @@ LAST = 100_000  # the highest number that a text begins with
 VALIDATION, TEST = 500, 50  # texts
 EVEN = 43  # less than NUMBERS; prime to 100, or all texts would end at the same tens, and models learn to expect that
 ACROSS = {100: 1, 1000: 6}  # training texts across the end of each hundred, of each thousand
+MORE = {100: 2, 1000: 15}  # where that step has a form of its own: see has_own_form
 OFTEN = 45  # training texts across the end of the first thousand and of each ten thousand
 LOW = 20_000  # the other training texts begin below it
 BAND = 100  # numbers held out together
@@ -129,11 +130,19 @@ def aside(start, bands):
     return start
 
 
+def has_own_form(end):
+    """Whether few other hundreds or thousands end as the one before `end` does."""
+    if end % 1000:  # "... thousand and ninety nine" to "... thousand one hundred": there was no hundred before
+        return end % 1000 == 100
+    return end < 20_000 or end % 10_000 == 1000  # each its own word; "thirty thousand ..." to "thirty one thousand"
+
+
 def draw_training(bands, size, uniform):
     """First numbers of training texts, in order of drawing, that fill `size` characters or up to 9 fewer."""
     starts = [*range(1, LAST + 1, EVEN)]
     for end in range(100, LAST + 1, 100):
-        texts = OFTEN if end == 1000 or end % 10_000 == 0 else ACROSS[100 if end % 1000 else 1000]
+        often = OFTEN if end == 1000 or end % 10_000 == 0 else 0
+        texts = often or (MORE if has_own_form(end) else ACROSS)[100 if end % 1000 else 1000]
         starts += [end - 1 - int(uniform() * (NUMBERS - 1)) for _ in range(texts)]  # end - 1 and end are both in
     starts = [aside(start, bands) for start in starts]
     left = size - sum(map(characters, starts))

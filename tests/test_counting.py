@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from num2words import num2words
 
 ROOT = Path(__file__).resolve().parent.parent
-SHA256 = "6d8c471c96c97810c1842d94dc98f40b92818c7f99591b88354af2744efa3c59"
+SHA256 = "7b5403b6e0826705b5fcc5ccd8dea27605ac4f6fd1cd344bbdb47fcd789feefd"
 
 
 def load(folder):
@@ -123,6 +124,14 @@ def test_every_step_that_is_like_no_other_is_trained(starts):
     assert len(ends) < 10
     assert all(end // 1000 > 20 and end // 1000 % 10 for end in ends)
     assert {(number - 1, number) for number in range(2, 1500)} <= pairs
+
+
+def test_steps_with_a_form_of_their_own_are_trained_more(starts):
+    """ "thirty thousand ..." to "thirty one thousand" brings a word in, which happens at ten ends of 100."""
+    seen = Counter(number for start in starts[0] for number in range(start + 1, start + 50) if number % 1000 == 0)
+    usual = [seen[end] for end in range(22_000, 100_000, 1000) if end % 10_000 > 1000]
+    assert 5 <= sorted(usual)[len(usual) // 2] <= 10
+    assert sorted(seen[end] for end in range(11_000, 100_000, 10_000))[1] > 12  # one may lie in a band's way
 
 
 # --- files
