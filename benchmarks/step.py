@@ -8,8 +8,8 @@
 Two tables. The first: a step's median milliseconds, tokens/s, and the rate of the model's floating-point operations
 (those of forward and backward pass as torch counts them, the optimizer's own not among them) beside the peaks that a
 product of two large square matrices reaches here in float32 and bfloat16, measured after each version: the highest
-counts. The second: what share of the step each kind of operation takes, by torch's profiler,
-in a second series of steps; what an optimizer calls is the optimizer's.
+counts. The second: what share of the step each kind of operation takes, by torch's profiler, in a second series of
+steps; what an optimizer calls is the optimizer's.
 """
 
 import argparse

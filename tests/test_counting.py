@@ -127,7 +127,7 @@ def test_every_step_that_is_like_no_other_is_trained(starts):
 
 
 def test_steps_with_a_form_of_their_own_are_trained_more(starts):
-    """ "thirty thousand ..." to "thirty one thousand" brings a word in, which happens at ten ends of 100."""
+    """The step to "thirty one thousand" brings a word in, which happens at ten ends of 100."""
     seen = Counter(number for start in starts[0] for number in range(start + 1, start + 50) if number % 1000 == 0)
     usual = [seen[end] for end in range(22_000, 100_000, 1000) if end % 10_000 > 1000]
     assert 5 <= sorted(usual)[len(usual) // 2] <= 10
