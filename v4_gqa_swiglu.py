@@ -66,7 +66,7 @@ class Config:
     # data
     data: str = knob("input.txt", "UTF-8 text to learn from; its last tenth is the validation split")
     tokenizer: str = knob("", "tokenizer.json to use; --vocab-size is then ignored (default: learned from --data)")
-    vocab_size: int = knob(4096, "tokens to learn, the 256 bytes among them", low=256)
+    vocab_size: int = knob(0, "tokens to learn, 256 or more (0: one per 256 bytes of text, from 512 to 4096)")
     allowed_chars: str = knob("", "learn merges among these characters only (default: among all)")
     block_size: int = knob(256, "context length in tokens", low=1, high=2**20)
     batch_size: int = knob(8, "windows of block_size tokens per step", low=1, high=2**20)
@@ -125,6 +125,8 @@ class Config:
                 raise Halt(f"{flag} {value}: choose from {', '.join(choices)}")
             if isinstance(value, (int, float)) and not (low <= value <= high and abs(value) <= sys.float_info.max):
                 raise Halt(f"{flag} {value}: must be {low} {'or more' if high == math.inf else f'to {high}'}")
+        if 0 < self.vocab_size < 256:
+            raise Halt(f"--vocab-size {self.vocab_size}: must be 256 or more, for every byte is a token")
         if self.n_embd % self.n_head:
             raise Halt(f"--n-head {self.n_head}: must divide --n-embd {self.n_embd}")
         if self.n_head % self.n_kv_head:
@@ -271,6 +273,8 @@ def load_corpus(cfg, tokenizer=None):
         n_learn = n if n_bytes <= LEARN_BYTES else n_learn
     mark = int(next(read_text(cfg.data, 0, 1), "") == "\ufeff")  # a byte-order mark is no part of the text
     cut, sha256 = mark + (n - mark) * 9 // 10, sha256.hexdigest()
+    if not cfg.vocab_size:  # a token that occurs less than a few dozen times is learned by heart, not understood
+        cfg = replace(cfg, vocab_size=min(max(n_bytes // 256, 512), 4096))
     tokenizer = tokenizer or make_tokenizer(read_text(cfg.data, mark, min(cut, n_learn)), cfg)
     train, val = (encode_split(cfg.data, *ends, sha256, tokenizer) for ends in ((mark, cut), (cut, n)))
     if len(train) <= cfg.block_size:

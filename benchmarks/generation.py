@@ -79,7 +79,7 @@ def main():
     args = parser.parse_args()
     module = importlib.import_module(next(ROOT.glob(f"{args.version}_*.py")).stem)
     _, given = module.parse(shlex.split(args.flags))
-    cfg = module.Config(**given | {"block_size": args.prompt_length + args.tokens})
+    cfg = module.Config(**{"vocab_size": 4096} | given | {"block_size": args.prompt_length + args.tokens})
     whole = replace(cfg, n_kv_head=cfg.n_head)  # multi-head attention
     results = {c.n_kv_head: measure(module, c, args.prompt_length, args.tokens, args.repeats) for c in (cfg, whole)}
     command = ("python benchmarks/generation.py " + shlex.join(sys.argv[1:])).strip()

@@ -53,12 +53,18 @@ def training_seconds(times, evaluated):
     return sum(plain) + statistics.median(plain) * (len(times) - len(plain))
 
 
-@torch.inference_mode()
-def score(checkout, path, ids, n_bytes):
-    """(parameters, nats/token, bits/byte) of a checkpoint on ids[1:], each once, in windows of its context."""
+def load_model_module(checkout):
+    """The checkout's model.py as a module."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", checkout / "model.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@torch.inference_mode()
+def score(checkout, path, ids, n_bytes):
+    """(parameters, nats/token, bits/byte) of a checkpoint on ids[1:], each once, in windows of its context."""
+    module = load_model_module(checkout)
     saved = torch.load(path, map_location="cpu", weights_only=True)
     model = module.GPT(module.GPTConfig(**saved["model_args"])).eval()
     model.load_state_dict(saved["model"])

@@ -4,12 +4,13 @@
     python benchmarks/step.py --versions v5 --flags "--optimizer soap"
     python benchmarks/step.py --versions v4 v5 --flags "--preset lil"
     python benchmarks/step.py --fresh-memory                   # every tensor's pages anew from the system
+    python benchmarks/step.py --versions v1 --nanogpt DIR      # nanoGPT's step at the same shape, from a checkout
 
 Two tables. The first: a step's median milliseconds, tokens/s, and the rate of the model's floating-point operations
 (those of forward and backward pass as torch counts them, the optimizer's own not among them) beside the peaks that a
 product of two large square matrices reaches here in float32 and bfloat16, measured after each version: the highest
 counts. The second: what share of the step each kind of operation takes, by torch's profiler, in a second series of
-steps; what an optimizer calls is the optimizer's.
+steps; what an optimizer calls is the optimizer's. A version with --compile is compiled, and so is nanoGPT beside it.
 """
 
 import argparse
@@ -19,10 +20,12 @@ import statistics
 import sys
 import time
 from collections import Counter
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from nanogpt import load_model_module
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,8 +67,9 @@ def timed(action, device, repeats):
     return seconds
 
 
-def matrix_peak(dtype, device, n=2048, repeats=10):
-    """GFLOP/s of the fastest of several products of two (n, n) matrices."""
+def matrix_peak(dtype, device, repeats=10):
+    """GFLOP/s of the fastest of several products of two (n, n) matrices, large enough to keep the device busy."""
+    n = 8192 if device.type == "cuda" else 2048
     a = torch.randn(n, n, device=device).to(dtype)
     return 2 * n**3 / min(timed(lambda: a @ a, device, repeats)) / 1e9
 
@@ -87,6 +91,8 @@ class Training:
         self.optimizer = module.make_optimizer(self.model, self.cfg)
         self.progress = module.Progress()
         self.tokens = self.cfg.batch_size * self.cfg.block_size  # of one step
+        if getattr(self.cfg, "compile", False):
+            self.model.compile()
 
     def step(self):
         self.module.train_step(self.model, self.optimizer, self.corpus, self.cfg, self.progress, self.device)
@@ -96,7 +102,7 @@ class Training:
         """Floating-point operations of one step's forward and backward pass, those of matrix products only."""
         idx, targets = self.module.get_batch(self.corpus.train, self.cfg, 0, self.device)
         with FlopCounterMode(display=False) as counter:
-            self.model(idx, targets)[1].backward()
+            self.model.forward(idx, targets)[1].backward()  # as written, not as compiled: that has other operators
         self.optimizer.zero_grad()
         return counter.get_total_flops()
 
@@ -114,11 +120,38 @@ class Training:
         return {kind: time / sum(spent.values()) for kind, time in spent.items()}
 
 
-def measure(name, flags, steps, fresh_memory):
-    """One version's row for both tables, the peaks {dtype: GFLOP/s}, and what it ran on."""
-    training = Training(name, flags, fresh_memory)
+class Peer(Training):
+    """nanoGPT's model and optimizer, as its train.py uses them, at a version's layers, heads, width and batches."""
+
+    def __init__(self, name, flags, checkout):
+        super().__init__(name, flags, fresh_memory=True)
+        cfg, module = self.cfg, load_model_module(checkout)
+        shape = {key: getattr(cfg, key) for key in ("n_layer", "n_head", "n_embd", "block_size", "dropout")}
+        shape |= {"vocab_size": self.corpus.tokenizer.vocab_size, "bias": False}
+        torch.manual_seed(cfg.seed)
+        self.model = module.GPT(module.GPTConfig(**shape)).to(self.device)
+        self.optimizer = self.model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), self.device.type)
+        self.bfloat16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()  # on a CPU it has float32
+        if getattr(cfg, "compile", False):
+            self.model.compile()
+
+    def step(self):
+        idx, targets = self.module.get_batch(self.corpus.train, self.cfg, self.progress.step, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            _, loss = self.model(idx, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+
+
+def measure(name, flags, steps, fresh_memory, checkout=None):
+    """One row for both tables, of a version or of its peer; the peaks {dtype: GFLOP/s}, and what it ran on."""
+    training = Peer(name, flags, checkout) if checkout else Training(name, flags, fresh_memory)
+    flops = training.flops()
     timed(training.step, training.device, 5)
-    row = {"name": name, "tokens": training.tokens, "flops": training.flops()}
+    row = {"name": f"nanoGPT as {name[:2]}" if checkout else f"`{name}.py`", "flops": flops, "tokens": training.tokens}
     row["parameters"] = sum(p.numel() for p in training.model.parameters())
     row["seconds"] = statistics.median(timed(training.step, training.device, steps))
     row["shares"] = training.shares(steps // 2)
@@ -134,7 +167,7 @@ def speed_table(rows, peaks):
     lines += ["|---" * (6 + len(peaks)) + "|"]
     for row in rows:
         rate = row["flops"] / row["seconds"] / 1e9
-        cells = [f"`{row['name']}.py`", f"{row['parameters']:,}", f"{1000 * row['seconds']:.1f}"]
+        cells = [row["name"], f"{row['parameters']:,}", f"{1000 * row['seconds']:.1f}"]
         cells += [f"{row['tokens'] / row['seconds']:,.0f}", f"{row['flops'] / 1e9:.2f}", f"{rate:,.0f}"]
         cells += [f"{100 * rate / peak:.0f} %" for peak in peaks.values()]
         lines.append(f"| {' | '.join(cells)} |")
@@ -148,7 +181,7 @@ def share_table(rows):
     lines = [f"| file | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
     for row in rows:
         cells = [f"{100 * row['shares'][kind]:.0f} %" if kind in row["shares"] else "" for kind in kinds]
-        lines.append(f"| `{row['name']}.py` | {' | '.join(cells)} |")
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -159,17 +192,18 @@ def main():
     parser.add_argument("--steps", type=int, default=20, help="timed steps, after 5 that are not")
     parser.add_argument("--flags", default="", help="further flags for every version, in one string")
     parser.add_argument("--fresh-memory", action="store_true", help="without keep_memory, to see what it gives")
+    parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT, to time after each version")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "step.md", help="where the tables go")
     args = parser.parse_args()
     flags = ["--data", args.data, *shlex.split(args.flags)]
     names = [path.stem for v in args.versions for path in sorted(ROOT.glob(f"{v}_*.py"))]
     rows, peaks = [], {"float32": 0.0, "bfloat16": 0.0}
-    for name in names:
+    for name, checkout in product(names, [None, args.nanogpt] if args.nanogpt else [None]):
         with get_context("spawn").Pool(1) as pool:  # a process for each, so that none gets another's memory
-            row, reached, where = pool.apply(measure, (name, flags, args.steps, args.fresh_memory))
+            row, reached, where = pool.apply(measure, (name, flags, args.steps, args.fresh_memory, checkout))
         rows.append(row)
         peaks = {dtype: max(peak, reached[dtype]) for dtype, peak in peaks.items()}
-        print(f"{name}: {1000 * row['seconds']:.1f} ms/step", file=sys.stderr, flush=True)
+        print(f"{row['name']}: {1000 * row['seconds']:.1f} ms/step", file=sys.stderr, flush=True)
     command = ("python benchmarks/step.py " + shlex.join(sys.argv[1:])).strip()
     found = f"{speed_table(rows, peaks)}\n\n{share_table(rows)}"
     args.out.write_text(f"# A training step\n\n`{command}`, {where}\n\n{found}\n", encoding="utf-8")

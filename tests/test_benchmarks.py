@@ -52,6 +52,8 @@ class GPT(torch.nn.Module):
     def forward(self, idx, targets):
         logits = self.logits.expand(*idx.shape, -1)
         return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
+        return torch.optim.AdamW(self.parameters(), learning_rate, betas, weight_decay=weight_decay)
 """
 TRAIN = """
 import pickle, sys, torch
@@ -97,9 +99,15 @@ def test_a_step_is_counted_and_its_time_shared_out(tmp_path, monkeypatch):
     shares = training.shares(3)
     assert sum(shares.values()) == pytest.approx(1) and min(shares.values()) > 0
     assert {"matrix products", "attention", "loss", "AdamW", "the rest"} <= shares.keys()
-    row = {"name": "v1", "parameters": 1000, "tokens": 48, "seconds": 0.002, "flops": 4_000_000, "shares": shares}
+    row = {"name": "`v1.py`", "parameters": 1000, "tokens": 48, "seconds": 0.002, "flops": 4_000_000, "shares": shares}
     *_, line = step.speed_table([row], {"float32": 10.0, "bfloat16": 20.0}).splitlines()
     assert [cell.strip() for cell in line.strip("|").split("|")][2:] == ["2.0", "24,000", "0.00", "2", "20 %", "10 %"]
+    (tmp_path / "model.py").write_text(MODEL)
+    row, *_ = step.measure("v1_transformer", flags, 2, False, tmp_path)
+    assert (row["name"], row["parameters"], row["tokens"], row["flops"]) == ("nanoGPT as v1", V, 48, 0)
+    peer = step.Peer("v1_transformer", flags, tmp_path)
+    peer.step()
+    assert peer.model.logits.abs().min() > 0.9e-3  # each has moved by the learning rate, about
 
 
 def test_generation_compares_like_with_like():

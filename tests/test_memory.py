@@ -97,6 +97,19 @@ def test_tokenizer_learns_from_the_beginning(name, monkeypatch):
         assert corpus.tokenizer.merges == BPETokenizer.train(TEXT[:n], 300, progress=False).merges
 
 
+@token_versions
+@pytest.mark.parametrize("n_bytes, learned", [(4_000, 512), (256 * 700 + 255, 700), (256 * 4_200, 4096)])
+def test_vocabulary_follows_the_text(name, n_bytes, learned, monkeypatch):
+    """Where none is asked for, one token per 256 bytes of the whole file, 512 to 4096; what is asked for stays."""
+    module, asked = importlib.import_module(name), []
+    write("äö ".encode().ljust(5) * (n_bytes // 5) + b"a" * (n_bytes % 5))
+    known = BPETokenizer.train("äö äö äö", 259, progress=False)
+    monkeypatch.setattr(BPETokenizer, "train", lambda text, vocab_size, **_: asked.append(vocab_size) or known)
+    module.load_corpus(module.Config(data="text.txt"))
+    module.load_corpus(module.Config(data="text.txt", vocab_size=300))
+    assert asked == [learned, 300]
+
+
 # ----------------------------------------------------------------------------------------------------------- the cache
 
 
