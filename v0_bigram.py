@@ -519,6 +519,7 @@ def print_header(cfg, model, corpus, folder, device):
     where = f"{device} {'bfloat16' if uses_bfloat16(cfg, device) else 'float32'} | {torch.get_num_threads()} threads"
     budget = [f"{cfg.max_steps} steps"] * bool(cfg.max_steps) + [f"{cfg.max_seconds:g} s"] * bool(cfg.max_seconds)
     size = f"{len(corpus.train):,} + {n_val:,} tokens | vocabulary {corpus.tokenizer.vocab_size:,}"
+    size += f" | {len(corpus.train) / cfg.batch_size / cfg.block_size:,.0f} steps per pass"
     print(f"{VERSION} | {n_params:,} parameters | {where} | torch {torch.__version__} | seed {cfg.seed}")
     print(f"{cfg.data} | {size} | {corpus.val_bytes / max(n_val, 1):.3f} bytes/token")
     print(f"{' or '.join(budget)} | {folder}")

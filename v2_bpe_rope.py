@@ -81,7 +81,7 @@ class Config:
     warmup: float = knob(0.05, "fraction of the budget in which the learning rate rises to its peak", high=1)
     beta1: float = knob(0.9, "AdamW's decay of the gradient's mean", high=0.9999)
     beta2: float = knob(0.99, "AdamW's decay of the squared gradient's mean", high=0.9999)
-    weight_decay: float = knob(1.0, "of matrices and embeddings; biases and gains are left alone")
+    weight_decay: float = knob(0.5, "of matrices and embeddings; grows as 1 + passes over the text")
     grad_clip: float = knob(1.0, "largest norm of the gradient over all weights")
     # budget: whichever runs out first ends the run
     max_steps: int = knob(0, "budget in steps (0: none; 1400 where --max-seconds is not given either)")
@@ -402,7 +402,8 @@ def make_optimizer(model, cfg):
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    groups = [group | {"lr": cfg.learning_rate, "peak_lr": cfg.learning_rate} for group in groups]
+    rates = {"lr": cfg.learning_rate, "peak_lr": cfg.learning_rate}
+    groups = [group | rates | {"first_decay": group["weight_decay"]} for group in groups]
     return torch.optim.AdamW(groups, betas=(cfg.beta1, cfg.beta2), fused=True)
 
 
@@ -690,6 +691,7 @@ def print_header(cfg, model, corpus, folder, device):
     where = f"{device} {'bfloat16' if uses_bfloat16(cfg, device) else 'float32'} | {torch.get_num_threads()} threads"
     budget = [f"{cfg.max_steps} steps"] * bool(cfg.max_steps) + [f"{cfg.max_seconds:g} s"] * bool(cfg.max_seconds)
     size = f"{len(corpus.train):,} + {n_val:,} tokens | vocabulary {corpus.tokenizer.vocab_size:,}"
+    size += f" | {len(corpus.train) / cfg.batch_size / cfg.block_size:,.0f} steps per pass"
     print(f"{VERSION} | {n_params:,} parameters | {where} | torch {torch.__version__} | seed {cfg.seed}")
     print(f"{cfg.data} | {size} | {corpus.val_bytes / max(n_val, 1):.3f} bytes/token")
     print(f"{' or '.join(budget)} | {folder}")
@@ -832,8 +834,10 @@ def start(cfg, device):
 def train_step(model, optimizer, corpus, cfg, progress, device):
     """One update of the weights. Returns its figures: `loss` in nats/token, and more columns for metrics.csv."""
     spent = progress.spent(cfg)
+    passes = progress.step * cfg.batch_size * cfg.block_size / len(corpus.train)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * schedule(spent, cfg)
+        group["weight_decay"] = group["first_decay"] * (1 + passes)  # what is read again is soon known by heart
     dropout = cfg.dropout * (spent if cfg.dropout_schedule == "linear" else 1.0)
     for module in model.modules():
         if isinstance(module, nn.Dropout):

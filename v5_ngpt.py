@@ -544,10 +544,11 @@ def make_optimizer(model, cfg):
     """
     matrices = [m.weight for m in model.blocks.modules() if isinstance(m, nn.Linear) and cfg.optimizer != "adamw"]
     rest = [p for p in model.parameters() if not any(p is q for q in matrices)]
-    group = {"params": rest, "weight_decay": 0.0, "lr": cfg.learning_rate, "peak_lr": cfg.learning_rate}
+    rates = {"lr": cfg.learning_rate, "peak_lr": cfg.learning_rate}
+    group = {"params": rest, "weight_decay": 0.0} | rates | {"first_decay": 0.0}
     optimizer = torch.optim.AdamW([group], betas=(cfg.beta1, cfg.beta2), fused=True)
     lr = cfg.soap_learning_rate if cfg.optimizer == "soap" else cfg.matrix_learning_rate
-    group = {"params": matrices, "lr": lr, "peak_lr": lr}
+    group = {"params": matrices, "lr": lr, "peak_lr": lr, "first_decay": 0.0}
     if cfg.optimizer == "muon":
         optimizer = Optimizers(optimizer, torch.optim.Muon([group], weight_decay=0.0))
     if cfg.optimizer == "soap":
@@ -882,6 +883,7 @@ def print_header(cfg, model, corpus, folder, device):
     where = f"{device} {'bfloat16' if uses_bfloat16(cfg, device) else 'float32'} | {torch.get_num_threads()} threads"
     budget = [f"{cfg.max_steps} steps"] * bool(cfg.max_steps) + [f"{cfg.max_seconds:g} s"] * bool(cfg.max_seconds)
     size = f"{len(corpus.train):,} + {n_val:,} tokens | vocabulary {corpus.tokenizer.vocab_size:,}"
+    size += f" | {len(corpus.train) / cfg.batch_size / cfg.block_size:,.0f} steps per pass"
     print(f"{VERSION} | {n_params:,} parameters | {where} | torch {torch.__version__} | seed {cfg.seed}")
     print(f"{cfg.data} | {size} | {corpus.val_bytes / max(n_val, 1):.3f} bytes/token")
     print(f"{' or '.join(budget)} | {folder}")
@@ -1024,8 +1026,10 @@ def start(cfg, device):
 def train_step(model, optimizer, corpus, cfg, progress, device):
     """One update of the weights. Returns its figures: `loss` in nats/token, and more columns for metrics.csv."""
     spent = progress.spent(cfg)
+    passes = progress.step * cfg.batch_size * cfg.block_size / len(corpus.train)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * schedule(spent, cfg)
+        group["weight_decay"] = group["first_decay"] * (1 + passes)  # what is read again is soon known by heart
     dropout = cfg.dropout * (spent if cfg.dropout_schedule == "linear" else 1.0)
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -49,7 +49,8 @@ def with_soap(module, make_optimizer, lr, soap):
 
     def make(model, cfg):
         adamw, muon = make_optimizer(model, cfg).optimizers
-        group = {name: muon.param_groups[0][name] for name in ("params", "weight_decay")} | {"lr": lr, "peak_lr": lr}
+        kept = {name: muon.param_groups[0][name] for name in ("params", "weight_decay", "first_decay")}
+        group = kept | {"lr": lr, "peak_lr": lr}
         optimizer = DecayedSOAP([group], lr, soap["betas"], frequency=soap["frequency"])
         if hasattr(model, "normalize_matrices"):  # v5
             optimizer.register_step_post_hook(lambda *_: model.normalize_matrices())

@@ -211,6 +211,16 @@ def test_learning_rate_follows_the_schedule(step):
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected] * 2)
 
 
+def test_decay_grows_with_the_passes_over_the_text():
+    cfg = make_config(weight_decay=0.5)
+    for step in (0, 3, 9):
+        _, _, optimizer = run_step(cfg, step)
+        read = step * cfg.batch_size * cfg.block_size / len(make_corpus().train)
+        decay = [group["weight_decay"] for group in optimizer.param_groups]
+        assert decay == pytest.approx([0.5 * (1 + read), 0.0])
+    assert read > 0.1  # so that it says something
+
+
 @pytest.mark.parametrize("kind, expected", [("constant", [0.4, 0.4, 0.4]), ("linear", [0.0, 0.2, 0.36])])
 def test_dropout_follows_its_schedule(kind, expected):
     cfg = make_config(dropout=0.4, dropout_schedule=kind)

@@ -279,12 +279,13 @@ def test_muon_gets_the_blocks_matrices_and_adamw_the_rest():
     owner = {id(p): kind for kind, part in held.items() for group in part.param_groups for p in group["params"]}
     times = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    first = {id(p): group["first_decay"] for group in optimizer.param_groups for p in group["params"]}
     peak = {id(p): group["peak_lr"] for group in optimizer.param_groups for p in group["params"]}
     for name, p in model.named_parameters():
         matrix = name.startswith("blocks.") and "_proj" in name
         assert owner[id(p)] is (torch.optim.Muon if matrix else torch.optim.AdamW), name
         assert times[id(p)] == 1, name
-        assert decay[id(p)] == (0.1 if p.dim() >= 2 else 0.0), name
+        assert decay[id(p)] == first[id(p)] == (0.1 if p.dim() >= 2 else 0.0), name
         assert peak[id(p)] == (0.5 if matrix else 0.25), name
     assert len(times) == len(list(model.parameters()))
 
