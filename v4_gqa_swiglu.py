@@ -9,7 +9,7 @@ New:
   - `KVCache`: generation computes each position once and keeps its keys and values.
   - Muon for the matrices (`--optimizer`), `--compile`, `--preset lil` (39.6 M parameters).
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 9 TRAINING, 10 COMMAND LINE
-Measured: 0.373 bits/byte on input.txt (0.181 above its entropy), 1,262,720 parameters, 163 s on 2 CPU cores
+Measured: 0.373 bits/byte on input.txt (0.181 above its entropy), 1,262,720 parameters, 186 s on 2 CPU cores
 Run: python v4_gqa_swiglu.py [train|sample|eval] [--context N] [--help]
 """
 

@@ -98,9 +98,13 @@ class Training:
         self.module.train_step(self.model, self.optimizer, self.corpus, self.cfg, self.progress, self.device)
         self.progress.step += 1
 
+    def batch(self, step):
+        """Inputs and targets of a step, (B, T) each."""
+        return self.module.get_batch(self.corpus.train, self.cfg, step, self.device)
+
     def flops(self):
         """Floating-point operations of one step's forward and backward pass, those of matrix products only."""
-        idx, targets = self.module.get_batch(self.corpus.train, self.cfg, 0, self.device)
+        idx, targets = self.batch(0)
         with FlopCounterMode(display=False) as counter:
             self.model.forward(idx, targets)[1].backward()  # as written, not as compiled: that has other operators
         self.optimizer.zero_grad()
@@ -135,8 +139,11 @@ class Peer(Training):
         if getattr(cfg, "compile", False):
             self.model.compile()
 
+    def batch(self, step):
+        return [part.contiguous() for part in super().batch(step)]
+
     def step(self):
-        idx, targets = self.module.get_batch(self.corpus.train, self.cfg, self.progress.step, self.device)
+        idx, targets = self.batch(self.progress.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             _, loss = self.model(idx, targets)
         loss.backward()

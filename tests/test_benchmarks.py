@@ -51,7 +51,7 @@ class GPT(torch.nn.Module):
         self.logits = torch.nn.Parameter(torch.zeros(config.vocab_size))
     def forward(self, idx, targets):
         logits = self.logits.expand(*idx.shape, -1)
-        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.view(-1))
     def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
         return torch.optim.AdamW(self.parameters(), learning_rate, betas, weight_decay=weight_decay)
 """
