@@ -87,7 +87,7 @@ class Config:
     warmup: float = knob(0.05, "fraction of the budget in which the learning rate rises to its peak", high=1)
     beta1: float = knob(0.9, "AdamW's decay of the gradient's mean", high=0.9999)
     beta2: float = knob(0.99, "AdamW's decay of the squared gradient's mean", high=0.9999)
-    weight_decay: float = knob(0.3, "of matrices and embeddings; grows after 4 passes over the text")
+    weight_decay: float = knob(0.3, "of matrices and embeddings; grows from 4 to 16 passes over the text")
     grad_clip: float = knob(1.0, "largest norm of the gradient over all weights")
     # budget: whichever runs out first ends the run
     max_steps: int = knob(0, "budget in steps (0: none; 1100 where --max-seconds is not given either)")
@@ -958,7 +958,7 @@ def start(cfg, device):
     return folder, corpus, model, optimizer, progress
 
 
-FRESH_PASSES = 4  # over a text teach almost as much as new text would (arXiv:2305.16264); then learning by heart begins
+FRESH, STALE = 4, 16  # passes over a text: the first 4 teach almost as new text would, after 16 little (2305.16264)
 
 
 def train_step(model, optimizer, corpus, cfg, progress, device):
@@ -967,7 +967,7 @@ def train_step(model, optimizer, corpus, cfg, progress, device):
     passes = progress.step * cfg.batch_size * cfg.block_size / len(corpus.train)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * schedule(spent, cfg)
-        group["weight_decay"] = group["first_decay"] * max(1, passes / FRESH_PASSES)
+        group["weight_decay"] = group["first_decay"] * min(max(passes, FRESH), STALE) / FRESH
     dropout = cfg.dropout * (spent if cfg.dropout_schedule == "linear" else 1.0)
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -213,12 +213,14 @@ def test_learning_rate_follows_the_schedule(step):
 
 def test_decay_grows_with_the_passes_over_the_text():
     cfg = make_config(weight_decay=0.5)
-    for step, grown in ((0, False), (3, False), (1000, True)):
+    pass_steps = len(make_corpus().train) / cfg.batch_size / cfg.block_size
+    once, rising, fourfold = (lambda read: 1), (lambda read: read / 4), (lambda read: 4)
+    for passes, grown in ((0, once), (3.9, once), (4.2, rising), (15, rising), (16.2, fourfold), (1000, fourfold)):
+        step = round(passes * pass_steps)
         _, _, optimizer = run_step(cfg, step)
         read = step * cfg.batch_size * cfg.block_size / len(make_corpus().train)
-        assert (read > 4) == grown
         decay = [group["weight_decay"] for group in optimizer.param_groups]
-        assert decay == pytest.approx([0.5 * max(1, read / 4), 0.0])
+        assert decay == pytest.approx([0.5 * grown(read), 0.0])
 
 
 @pytest.mark.parametrize("kind, expected", [("constant", [0.4, 0.4, 0.4]), ("linear", [0.0, 0.2, 0.36])])
