@@ -211,18 +211,6 @@ def test_learning_rate_follows_the_schedule(step):
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected] * 2)
 
 
-def test_decay_grows_with_the_passes_over_the_text():
-    cfg = make_config(weight_decay=0.5)
-    pass_steps = len(make_corpus().train) / cfg.batch_size / cfg.block_size
-    once, rising, fourfold = (lambda read: 1), (lambda read: read / 4), (lambda read: 4)
-    for passes, grown in ((0, once), (3.9, once), (4.2, rising), (15, rising), (16.2, fourfold), (1000, fourfold)):
-        step = round(passes * pass_steps)
-        _, _, optimizer = run_step(cfg, step)
-        read = step * cfg.batch_size * cfg.block_size / len(make_corpus().train)
-        decay = [group["weight_decay"] for group in optimizer.param_groups]
-        assert decay == pytest.approx([0.5 * grown(read), 0.0])
-
-
 @pytest.mark.parametrize("kind, expected", [("constant", [0.4, 0.4, 0.4]), ("linear", [0.0, 0.2, 0.36])])
 def test_dropout_follows_its_schedule(kind, expected):
     cfg = make_config(dropout=0.4, dropout_schedule=kind)

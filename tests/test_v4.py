@@ -3,7 +3,9 @@
 import copy
 import math
 from collections import Counter
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -288,6 +290,17 @@ def test_muon_gets_the_blocks_matrices_and_adamw_the_rest():
         assert decay[id(p)] == first[id(p)] == (0.1 if p.dim() >= 2 else 0.0), name
         assert peak[id(p)] == (0.5 if matrix else 0.25), name
     assert len(times) == len(list(model.parameters()))
+
+
+def test_decay_grows_as_the_text_is_read_again():
+    cfg = make_config(optimizer="muon", weight_decay=0.5, batch_size=2, block_size=8, max_steps=10**6)
+    corpus = SimpleNamespace(train=np.arange(100) % VOCAB)
+    for passes, growth in ((0, 1), (3.9, 1), (6, 1.5), (15, 3.75), (16.2, 4), (1000, 4)):
+        model = make_model(cfg)
+        optimizer, step = v4.make_optimizer(model, cfg), round(passes * 100 / 16)
+        v4.train_step(model, optimizer, corpus, cfg, v4.Progress(step=step), torch.device("cpu"))
+        decay = [group["weight_decay"] for group in optimizer.param_groups]
+        assert decay == pytest.approx([0.5 * growth, 0.0, 0.5 * growth], rel=0.02)  # matrices, vectors, Muon's
 
 
 def test_adamw_alone_has_every_parameter_once():
