@@ -1023,7 +1023,8 @@ def start(cfg, device):
     return folder, corpus, model, optimizer, progress
 
 
-FRESH, STALE = 4, 16  # passes over a text: the first 4 teach almost as new text would, after 16 little (2305.16264)
+# Passes over a text: the first 4 teach almost as much as new text would, those after 16 little (arXiv:2305.16264).
+FRESH, STALE = 4, 16
 
 
 def train_step(model, optimizer, corpus, cfg, progress, device):
