@@ -266,9 +266,15 @@ def load_corpus(cfg, tokenizer=None):
 
 
 def get_batch(tokens, cfg, step, device):
-    """Inputs and targets of one step, (B, T) each: windows at random places, a pure function of (seed, step)."""
-    rng = np.random.default_rng((cfg.seed, step))
-    starts = rng.integers(0, len(tokens) - cfg.block_size, size=(cfg.batch_size, 1))
+    """Inputs and targets of one step, (B, T) each, a pure function of (seed, step).
+
+    The first window begins at a random place, each next one further on by the golden ratio of the text, round and
+    round, which keeps the gaps between them even. With random places a pass would miss 37 % of the text (1/e) and read
+    other parts two or three times.
+    """
+    first, golden = np.random.default_rng(cfg.seed).random(), (5**0.5 - 1) / 2
+    places = (first + golden * (step * cfg.batch_size + np.arange(cfg.batch_size))) % 1  # (B), parts of the text
+    starts = (places * (len(tokens) - cfg.block_size)).astype(np.int64)[:, None]  # (B, 1)
     windows = tokens[starts + np.arange(cfg.block_size + 1)].astype(np.int64)  # (B, T + 1)
     windows = torch.from_numpy(windows).to(device)
     return windows[:, :-1], windows[:, 1:]

@@ -82,6 +82,51 @@ def all_tokens(version, model, prompt, n, block_size, **how):
     return torch.stack(list(version.generate(model, prompt, n, block_size, **how)), dim=1)
 
 
+# --- the data
+
+
+@every_version
+def test_targets_are_the_next_tokens(version):
+    tokens, cfg = np.arange(1000), make_config(version)
+    for step in (0, 1, 977):
+        idx, targets = version.get_batch(tokens, cfg, step, "cpu")
+        assert idx.shape == targets.shape == (4, 8)
+        assert (targets == idx + 1).all() and (idx == idx[:, :1] + torch.arange(8)).all()
+
+
+@every_version
+def test_windows_are_spread_evenly_over_the_text(version):
+    """After any number of steps the widest gap between neighbours is at most phi^2 times the narrowest.
+
+    For steps of the golden ratio that follows from the three-gap theorem (Sos 1958); random places may touch.
+    """
+    n = 10**6
+    for seed in range(3):
+        cfg = make_config(version, seed=seed)
+        starts = [version.get_batch(np.arange(n + 8), cfg, step, "cpu")[0][:, 0].numpy() for step in range(500)]
+        for steps in (*range(1, 100), 500):
+            gaps = np.diff(np.sort(np.concatenate(starts[:steps])), append=0)
+            gaps[-1] = n - gaps[:-1].sum()  # round the end
+            assert gaps.min() > 0 and gaps.max() <= ((1 + 5**0.5) / 2) ** 2 * (gaps.min() + 1) + 1
+
+
+@every_version
+def test_every_token_can_be_learned_from(version):
+    for n in (9, 10, 11, 50):  # from block_size + 1 on
+        batches = [version.get_batch(np.arange(n), make_config(version), step, "cpu") for step in range(n)]
+        assert set(torch.cat([targets.flatten() for _, targets in batches]).tolist()) == set(range(1, n))
+
+
+@every_version
+def test_a_batch_depends_on_seed_and_step_alone(version):
+    tokens, cfg = np.arange(10**6), make_config(version)
+    idx, _ = version.get_batch(tokens, cfg, 5, "cpu")
+    np.random.seed(1)
+    assert (version.get_batch(tokens, cfg, 5, "cpu")[0] == idx).all()
+    others = [version.get_batch(tokens, make_config(version, seed=s), t, "cpu")[0] for s, t in ((0, 6), (1, 5))]
+    assert not any((other == idx).all() for other in others)
+
+
 # --- the model
 
 
