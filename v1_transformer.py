@@ -212,8 +212,8 @@ def get_batch(tokens, cfg, step, device):
     """Inputs and targets of one step, (B, T) each, a pure function of (seed, step).
 
     The first window begins at a random place, each next one further on by the golden ratio of the text, round and
-    round, which keeps the gaps between them even. With random places a pass would miss 37 % of the text (1/e) and read
-    other parts two or three times.
+    round, which keeps the gaps between them even: one pass misses 11 to 14 % of the text, two miss nothing. At random
+    places one would miss 37 % (1/e), and read other parts two or three times.
     """
     first, golden = np.random.default_rng(cfg.seed).random(), (5**0.5 - 1) / 2
     places = (first + golden * (step * cfg.batch_size + np.arange(cfg.batch_size))) % 1  # (B), parts of the text

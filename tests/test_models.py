@@ -100,14 +100,23 @@ def test_windows_are_spread_evenly_over_the_text(version):
 
     For steps of the golden ratio that follows from the three-gap theorem (Sos 1958); random places may touch.
     """
-    n = 10**6
+    n, tokens = 10**6, np.arange(10**6 + 8)
     for seed in range(3):
         cfg = make_config(version, seed=seed)
-        starts = [version.get_batch(np.arange(n + 8), cfg, step, "cpu")[0][:, 0].numpy() for step in range(500)]
+        starts = [version.get_batch(tokens, cfg, step, "cpu")[0][:, 0].numpy() for step in range(500)]
         for steps in (*range(1, 100), 500):
             gaps = np.diff(np.sort(np.concatenate(starts[:steps])), append=0)
             gaps[-1] = n - gaps[:-1].sum()  # round the end
             assert gaps.min() > 0 and gaps.max() <= ((1 + 5**0.5) / 2) ** 2 * (gaps.min() + 1) + 1
+
+
+@every_version
+def test_one_pass_misses_a_seventh_of_the_text_and_two_nothing(version):
+    for steps in (100, 250, 333):  # a pass, each step reading 4 windows of 8 tokens
+        tokens, cfg = np.arange(steps * 32), make_config(version)
+        batches = [version.get_batch(tokens, cfg, step, "cpu")[0] for step in range(2 * steps)]
+        seen = [len(torch.stack(part).unique()) / len(tokens) for part in (batches[:steps], batches)]
+        assert 0.85 < seen[0] < 0.9 and seen[1] > 0.998  # the first and the last tokens are in fewer windows
 
 
 @every_version
