@@ -83,7 +83,7 @@ class Config:
     # optimizer
     optimizer: str = knob("muon", "muon: for the blocks' matrices, with AdamW for the rest", choices=("adamw", "muon"))
     matrix_learning_rate: float = knob(0.04, "step size of Muon at its peak", high=10**6)
-    learning_rate: float = knob(0.01, "step size of AdamW at its peak", high=10**6)
+    learning_rate: float = knob(0.03, "step size of AdamW at its peak; try 0.006 where it has all weights", high=10**6)
     lr_floor: float = knob(0.01, "fraction of the peak at which the cosine ends", high=1)
     warmup: float = knob(0.05, "fraction of the budget in which the learning rate rises to its peak", high=1)
     beta1: float = knob(0.9, "AdamW's decay of the gradient's mean", high=0.9999)
@@ -144,7 +144,8 @@ PRESETS = {
     "": {},
     "lil": dict(
         vocab_size=8192, n_embd=512, n_layer=12, block_size=512, n_head=16, n_kv_head=8, d_ff=1408, batch_size=32
-    ),
+    )
+    | dict(learning_rate=0.01),  # a wider model wants smaller steps
 }
 
 
@@ -495,7 +496,9 @@ def make_optimizer(model, cfg):
     lr = cfg.matrix_learning_rate
     group = {"params": matrices, "lr": lr, "peak_lr": lr, "first_decay": cfg.weight_decay}
     if cfg.optimizer == "muon":
-        optimizer = Optimizers(optimizer, torch.optim.Muon([group], weight_decay=cfg.weight_decay))
+        # torch's 5 Newton-Schulz steps take longer and do no better here
+        muon = torch.optim.Muon([group], weight_decay=cfg.weight_decay, ns_steps=3)
+        optimizer = Optimizers(optimizer, muon)
     return optimizer
 
 

@@ -556,7 +556,9 @@ def make_optimizer(model, cfg):
     lr = cfg.soap_learning_rate if cfg.optimizer == "soap" else cfg.matrix_learning_rate
     group = {"params": matrices, "lr": lr, "peak_lr": lr, "first_decay": 0.0}
     if cfg.optimizer == "muon":
-        optimizer = Optimizers(optimizer, torch.optim.Muon([group], weight_decay=0.0))
+        # torch's 5 Newton-Schulz steps take longer and do no better here
+        muon = torch.optim.Muon([group], weight_decay=0.0, ns_steps=3)
+        optimizer = Optimizers(optimizer, muon)
     if cfg.optimizer == "soap":
         optimizer = Optimizers(optimizer, SOAP([group], lr, frequency=cfg.soap_frequency))
     optimizer.register_step_post_hook(lambda *_: model.normalize_matrices())
