@@ -64,7 +64,7 @@ class Config:
     batch_size: int = knob(64, "windows of block_size tokens per step", low=1, high=2**20)
     # optimizer
     learning_rate: float = knob(0.05, "step size of AdamW", high=10**6)
-    beta1: float = knob(0.9, "AdamW's decay of the gradient's mean", high=0.9999)
+    beta1: float = knob(0.8, "AdamW's decay of the gradient's mean", high=0.9999)
     beta2: float = knob(0.99, "AdamW's decay of the squared gradient's mean", high=0.9999)
     # budget: whichever runs out first ends the run
     max_steps: int = knob(0, "budget in steps (0: none; 1000 where --max-seconds is not given either)")

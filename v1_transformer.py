@@ -72,7 +72,7 @@ class Config:
     learning_rate: float = knob(0.004, "step size of AdamW at its peak", high=10**6)
     lr_floor: float = knob(0.01, "fraction of the peak at which the cosine ends", high=1)
     warmup: float = knob(0.05, "fraction of the budget in which the learning rate rises to its peak", high=1)
-    beta1: float = knob(0.9, "AdamW's decay of the gradient's mean", high=0.9999)
+    beta1: float = knob(0.8, "AdamW's decay of the gradient's mean", high=0.9999)
     beta2: float = knob(0.99, "AdamW's decay of the squared gradient's mean", high=0.9999)
     weight_decay: float = knob(0.1, "of matrices and embeddings; biases and gains are left alone")
     grad_clip: float = knob(1.0, "largest norm of the gradient over all weights")
