@@ -1,13 +1,14 @@
 """nGPT against the block before it (v5, v4), each with AdamW, Muon and SOAP: equal tuning, equal seconds, equal steps.
 
     python benchmarks/optimizers.py --data input.txt tinyshakespeare.txt --seconds 60 --seeds 3 --jobs 2
-    python benchmarks/optimizers.py --only "v5 soap" --soap betas=0.9,0.99 frequency=5 warmup=100   # another SOAP
+    python benchmarks/optimizers.py --only "v5 soap" "v5 soap betas=0.9,0.99 frequency=5 warmup=100" --seeds 0
 
 For each text every contestant first tries the same factors on its default step sizes (--factors), with one seed, on the
 text without its validation split: what is learned about step sizes, is learned from the training split. The best factor
 then trains on the whole text, --seeds times for the same seconds, and as often for the same steps: as many as the
-slowest contestant made. Medians, lowest and highest in brackets; the whole validation split. With --jobs above 1 runs
-go side by side, one thread each.
+slowest contestant made. Medians, lowest and highest in brackets; the whole validation split. With --seeds 0 only the
+factors are tried: what SOAP's settings, as many as --only names, are chosen by. With --jobs above 1 runs go side by
+side, one thread each.
 
 v4 with SOAP is what no version has: v5's SOAP in Muon's place, with v4's weight decay, and v5's default step size.
 AdamW for all weights starts from the step size that v2's AdamW has, in v4 and v5 alike.
@@ -32,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 MODULES = {"v4": "v4_gqa_swiglu", "v5": "v5_ngpt"}
 CONTESTANTS = [f"{version} {optimizer}" for version in MODULES for optimizer in ("adamw", "muon", "soap")]
-SOAP = {"betas": (0.95, 0.95), "frequency": 10, "warmup": 0}  # warmup: steps in which its own rate rises
+SOAP = {"betas": "0.95,0.95", "frequency": "10", "warmup": "0"}  # warmup: steps in which its own rate rises
 
 
 def with_soap(module, make_optimizer, lr, soap):
@@ -59,9 +60,31 @@ def with_soap(module, make_optimizer, lr, soap):
     return make
 
 
-def fit(name, data, seed, factor, soap, budget):
+def read_soap(pairs):
+    """SOAP's settings from NAME=VALUE, betas as two numbers with a comma between them; raises ValueError."""
+    soap = SOAP | dict(pair.split("=") for pair in pairs)
+    if soap.keys() != SOAP.keys():
+        raise ValueError(f"{pairs}: not of {list(SOAP)}")
+    beta1, beta2 = map(float, soap["betas"].split(","))
+    return {"betas": (beta1, beta2), "frequency": int(soap["frequency"]), "warmup": int(soap["warmup"])}
+
+
+def contestant(name):
+    """A name such as `v5 soap` or `v5 soap frequency=5`, if it is one; raises ArgumentTypeError."""
+    version, optimizer, *settings = name.split() if " " in name else (name, "")
+    try:
+        if f"{version} {optimizer}" not in CONTESTANTS or (settings and optimizer != "soap"):
+            raise ValueError(name)
+        read_soap(settings)
+    except ValueError:
+        known = f"{', '.join(CONTESTANTS)}; SOAP also with {', '.join(f'{k}={v}' for k, v in SOAP.items())}"
+        raise argparse.ArgumentTypeError(f"{name!r}: must be one of {known}") from None
+    return name
+
+
+def fit(name, data, seed, factor, budget):
     """Train a contestant without its usual output: {bits_per_byte of the validation split, steps, seconds}."""
-    version, optimizer = name.split()
+    version, optimizer, *settings = name.split()
     module, v2, v5 = (importlib.import_module(m) for m in (MODULES[version], "v2_bpe_rope", "v5_ngpt"))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         cfg = module.Config(data=str(data), out=str(Path(folder) / "run"), seed=seed, evals=2, **budget)
@@ -70,7 +93,7 @@ def fit(name, data, seed, factor, soap, budget):
         cfg.matrix_learning_rate *= factor
         make = module.make_optimizer
         if optimizer == "soap":
-            make = with_soap(module, make, factor * v5.Config().soap_learning_rate, soap)
+            make = with_soap(module, make, factor * v5.Config().soap_learning_rate, read_soap(settings))
         try:
             with mock.patch.object(module, "make_optimizer", make):
                 run = module.load_run(module.train(cfg))
@@ -99,19 +122,19 @@ def spread(runs):
 
 
 def table(tuned, same_seconds, same_steps):
-    """Results of one text as Markdown: {name: {factor: run}}, {name: [runs]}, {name: [runs]}."""
-    factors = list(next(iter(tuned.values())))
-    steps = next(iter(same_steps.values()))[0]["steps"]
-    lines = ["| | " + " | ".join(f"x {factor:g}" for factor in factors)]
-    lines[0] += f" | same seconds, bits/byte | steps in them | same steps ({steps:,}), bits/byte | seconds for them |"
-    lines += ["|---" * (5 + len(factors)) + "|"]
+    """Results of one text as Markdown: {name: {factor: run}}, {name: [runs]}, {name: [runs]}; no seeds, no runs."""
+    head = ["", *(f"x {factor:g}" for factor in next(iter(tuned.values())))]
+    if same_steps:
+        steps = next(iter(same_steps.values()))[0]["steps"]
+        head += ["same seconds, bits/byte", "steps in them", f"same steps ({steps:,}), bits/byte", "seconds for them"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, row in tuned.items():
         best = best_factor(row)
         cells = [
             f"**{run['bits_per_byte']:.3f}**" if f == best else f"{run['bits_per_byte']:.3f}" for f, run in row.items()
         ]
-        cells += [spread(same_seconds[name]), f"{statistics.median(run['steps'] for run in same_seconds[name]):,.0f}"]
-        cells += [spread(same_steps[name]), f"{statistics.median(run['seconds'] for run in same_steps[name]):.0f}"]
+        for runs, unit in [(same_seconds, "steps"), (same_steps, "seconds")] if same_steps else []:
+            cells += [spread(runs[name]), f"{statistics.median(run[unit] for run in runs[name]):,.0f}"]
         lines.append(f"| {' | '.join([name, *cells])} |")
     return "\n".join(lines)
 
@@ -121,29 +144,19 @@ def best_factor(row):
     return min(row, key=lambda factor: row[factor]["bits_per_byte"])
 
 
-def read_soap(pairs):
-    """SOAP's settings from NAME=VALUE; betas as two numbers with a comma between them."""
-    given = dict(pair.split("=") for pair in pairs)
-    soap = SOAP | {name: int(given[name]) for name in ("frequency", "warmup") if name in given}
-    return soap | ({"betas": tuple(map(float, given["betas"].split(",")))} if "betas" in given else {})
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", default=[str(ROOT / "input.txt")], help="texts (default: input.txt)")
     parser.add_argument(
-        "--only", nargs="+", default=CONTESTANTS, choices=CONTESTANTS, metavar="NAME", help="as 'v5 soap'"
+        "--only", nargs="+", default=CONTESTANTS, type=contestant, metavar="NAME", help="as 'v5 soap frequency=5'"
     )
     parser.add_argument("--factors", nargs="+", type=float, default=[0.5, 1.0, 2.0], help="of the default step sizes")
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, for each run")
-    parser.add_argument("--seeds", type=int, default=3, help="runs per contestant once its factor is found")
-    parser.add_argument(
-        "--soap", nargs="*", default=[], metavar="NAME=VALUE", help="betas=A,B frequency=N warmup=STEPS"
-    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs per contestant at its best factor; 0: only find it")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once; with more than one each has one thread")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "optimizers.md", help="where the tables go")
     args = parser.parse_args()
-    soap, seeds, seconds = read_soap(args.soap), range(1337, 1337 + args.seeds), {"max_seconds": args.seconds}
+    seeds, seconds = range(1337, 1337 + args.seeds), {"max_seconds": args.seconds}
     command = ("python benchmarks/optimizers.py " + shlex.join(sys.argv[1:])).strip()
     report = f"# v4 and v5 with AdamW, Muon and SOAP, {args.seconds:g} seconds\n\n`{command}`\n"
     if args.jobs > 1:
@@ -152,9 +165,7 @@ def main():
 
         def race(jobs):
             """Runs for a list of (name, data, seed, factor, budget), in its order."""
-            pending = [
-                pool.apply_async(fit, (name, data, seed, f, soap, budget)) for name, data, seed, f, budget in jobs
-            ]
+            pending = [pool.apply_async(fit, job) for job in jobs]
             runs = []
             for (name, data, seed, factor, _), job in zip(jobs, pending, strict=True):
                 runs.append(job.get())
@@ -165,7 +176,7 @@ def main():
         for data in args.data:
             grid = [(factor, name) for factor in args.factors for name in args.only]
             part = training_split(data, folder)
-            found = dict(zip(grid, race([(name, part, seeds[0], f, seconds) for f, name in grid]), strict=True))
+            found = dict(zip(grid, race([(name, part, 1337, f, seconds) for f, name in grid]), strict=True))
             tuned = {name: {factor: found[factor, name] for factor in args.factors} for name in args.only}
             final = [(name, data, seed, best_factor(tuned[name])) for seed in seeds for name in args.only]
 
@@ -175,9 +186,11 @@ def main():
                     runs[name].append(run)
                 return runs
 
-            same_seconds = by_name(seconds)
-            steps = min(run["steps"] for runs in same_seconds.values() for run in runs if run["steps"])
-            found = table(tuned, same_seconds, by_name({"max_steps": steps}))
+            same_seconds, same_steps = by_name(seconds) if seeds else {}, {}
+            if seeds:
+                steps = min(run["steps"] for runs in same_seconds.values() for run in runs if run["steps"])
+                same_steps = by_name({"max_steps": steps})
+            found = table(tuned, same_seconds, same_steps)
             report += f"\n{Path(data).name}:\n\n{found}\n"
             args.out.write_text(report, encoding="utf-8")
             print(found)

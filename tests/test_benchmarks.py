@@ -141,17 +141,26 @@ def steps_of_soap(module, make, n, **settings):
 def test_soap_in_the_place_of_muon_is_v5s_own():
     v5, v4 = importlib.import_module("v5_ngpt"), importlib.import_module("v4_gqa_swiglu")
     own, _ = steps_of_soap(v5, v5.make_optimizer, 14, optimizer="soap")
-    make = optimizers.with_soap(v5, v5.make_optimizer, v5.Config().soap_learning_rate, optimizers.SOAP)
+    make = optimizers.with_soap(v5, v5.make_optimizer, v5.Config().soap_learning_rate, optimizers.read_soap([]))
     assert torch.equal(own, steps_of_soap(v5, make, 14)[0])
-    rising = optimizers.with_soap(v5, v5.make_optimizer, 1.0, optimizers.SOAP | {"warmup": 100})
-    risen = optimizers.with_soap(v5, v5.make_optimizer, 0.01, optimizers.SOAP)
+    rising = optimizers.with_soap(v5, v5.make_optimizer, 1.0, optimizers.read_soap(["warmup=100"]))
+    risen = optimizers.with_soap(v5, v5.make_optimizer, 0.01, optimizers.read_soap([]))
     (basis, first), before = steps_of_soap(v5, rising, 2)  # the first gradient only sets the basis
     assert torch.allclose(basis, before, atol=1e-6) and not torch.allclose(first, before, atol=1e-3)
     assert torch.allclose(first, steps_of_soap(v5, risen, 2)[0][1], atol=1e-6)
-    make = optimizers.with_soap(v4, v4.make_optimizer, 0.1, optimizers.SOAP)
+    make = optimizers.with_soap(v4, v4.make_optimizer, 0.1, optimizers.read_soap([]))
     (_, decayed), before = steps_of_soap(v4, make, 2, weight_decay=0.5)
     (_, free), _ = steps_of_soap(v4, make, 2, weight_decay=0.0)
     assert torch.allclose(decayed, free - 0.1 * 0.5 * before, atol=1e-6)
+
+
+def test_a_contestant_is_checked_before_anything_trains():
+    assert optimizers.contestant("v5 soap betas=0.9,0.99 frequency=5") == "v5 soap betas=0.9,0.99 frequency=5"
+    assert optimizers.contestant("v4 adamw") == "v4 adamw"
+    for name in ("v3 adamw", "v5", "", "v5 muon frequency=5", "v5 soap period=5", "v5 soap 5", "v5 soap frequency=x"):
+        with pytest.raises(optimizers.argparse.ArgumentTypeError):
+            optimizers.contestant(name)
+    assert optimizers.read_soap(["betas=0.9,0.99", "frequency=5"]) == dict(betas=(0.9, 0.99), frequency=5, warmup=0)
 
 
 def test_a_text_without_its_validation_split(tmp_path):
