@@ -560,7 +560,9 @@ def make_optimizer(model, cfg):
         muon = torch.optim.Muon([group], weight_decay=0.0, momentum=0.9, ns_steps=3)
         optimizer = Optimizers(optimizer, muon)
     if cfg.optimizer == "soap":
-        optimizer = Optimizers(optimizer, SOAP([group], lr, frequency=cfg.soap_frequency))
+        # the paper has 0.95 for both; a shorter memory of the gradient suits short runs here too
+        soap = SOAP([group], lr, betas=(0.8, 0.95), frequency=cfg.soap_frequency)
+        optimizer = Optimizers(optimizer, soap)
     optimizer.register_step_post_hook(lambda *_: model.normalize_matrices())
     return optimizer
 

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 MODULES = {"v4": "v4_gqa_swiglu", "v5": "v5_ngpt"}
 CONTESTANTS = [f"{version} {optimizer}" for version in MODULES for optimizer in ("adamw", "muon", "soap")]
-SOAP = {"betas": "0.95,0.95", "frequency": "10", "warmup": "0"}  # warmup: steps in which its own rate rises
+SOAP = {"betas": "0.8,0.95", "frequency": "10", "warmup": "0"}  # warmup: steps in which its own rate rises
 
 
 def with_soap(module, make_optimizer, lr, soap):
