@@ -7,8 +7,8 @@ For each text every contestant first tries the same factors on its default step 
 text without its validation split: what is learned about step sizes, is learned from the training split. The best factor
 then trains on the whole text, --seeds times for the same seconds, and as often for the same steps: as many as the
 slowest contestant made. Medians, lowest and highest in brackets; the whole validation split. With --seeds 0 only the
-factors are tried: what SOAP's settings, as many as --only names, are chosen by. With --jobs above 1 runs go side by
-side, one thread each.
+factors are tried, to choose among settings of SOAP, several of which --only can name. With --jobs above 1 runs go side
+by side, one thread each.
 
 v4 with SOAP is what no version has: v5's SOAP in Muon's place, with v4's weight decay, and v5's default step size.
 AdamW for all weights starts from the step size that v2's AdamW has, in v4 and v5 alike.
@@ -71,8 +71,8 @@ def read_soap(pairs):
 
 def contestant(name):
     """A name such as `v5 soap` or `v5 soap frequency=5`, if it is one; raises ArgumentTypeError."""
-    version, optimizer, *settings = name.split() if " " in name else (name, "")
     try:
+        version, optimizer, *settings = name.split()
         if f"{version} {optimizer}" not in CONTESTANTS or (settings and optimizer != "soap"):
             raise ValueError(name)
         read_soap(settings)
@@ -122,7 +122,7 @@ def spread(runs):
 
 
 def table(tuned, same_seconds, same_steps):
-    """Results of one text as Markdown: {name: {factor: run}}, {name: [runs]}, {name: [runs]}; no seeds, no runs."""
+    """Results of one text as Markdown: {name: {factor: run}}, {name: [runs]}, {name: [runs]}, or two empty ones."""
     head = ["", *(f"x {factor:g}" for factor in next(iter(tuned.values())))]
     if same_steps:
         steps = next(iter(same_steps.values()))[0]["steps"]

@@ -163,6 +163,16 @@ def test_a_contestant_is_checked_before_anything_trains():
     assert optimizers.read_soap(["betas=0.9,0.99", "frequency=5"]) == dict(betas=(0.9, 0.99), frequency=5, warmup=0)
 
 
+def test_a_table_of_factors_alone_and_one_with_what_they_led_to():
+    run = {"bits_per_byte": 0.4, "steps": 7, "seconds": 2.0}
+    tuned = {"v5 soap": {0.5: run, 1.0: run | {"bits_per_byte": 0.3}}}
+    assert optimizers.table(tuned, {}, {}).splitlines()[2:] == ["| v5 soap | 0.400 | **0.300** |"]
+    seconds, steps = [run, run | {"bits_per_byte": 0.6, "steps": 9}], [run, run | {"seconds": 4.0}]
+    head, rule, row = optimizers.table(tuned, {"v5 soap": seconds}, {"v5 soap": steps}).splitlines()
+    assert row == "| v5 soap | 0.400 | **0.300** | 0.500 (0.400 to 0.600) | 8 | 0.400 (0.400 to 0.400) | 3 |"
+    assert head.count("|") == row.count("|") == rule.count("|") and "same steps (7)" in head
+
+
 def test_a_text_without_its_validation_split(tmp_path):
     (tmp_path / "text.txt").write_bytes("é\r\n".encode() * 100)
     (tmp_path / "copies").mkdir()
