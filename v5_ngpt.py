@@ -1049,7 +1049,8 @@ def train_step(model, optimizer, corpus, cfg, progress, device):
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
-    torch.manual_seed(cfg.seed * 1_000_003 + progress.step)  # dropout too is a function of (seed, step)
+    if dropout:  # it too is a function of (seed, step)
+        torch.manual_seed(cfg.seed * 1_000_003 + progress.step)
     idx, targets = get_batch(corpus.train, cfg, progress.step, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
         _, loss = model(idx, targets)
