@@ -244,7 +244,7 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x, bias):
         B, T, C = x.shape
-        qkv = self.qkv_proj(x).view(B, T, 3 * self.n_head, self.head_dim).transpose(1, 2)  # (B, 3H, T, D)
+        qkv = self.qkv_proj(x).view(B, T, 3 * self.n_head, self.head_dim).transpose(1, 2)  # (B, 3 * H, T, D)
         q, k, v = qkv.chunk(3, dim=1)  # (B, H, T, D)
         scores = (q / math.sqrt(self.head_dim)) @ k.transpose(-2, -1)  # (B, H, T, T)
         weights = self.dropout((scores + bias.to(scores.dtype)).softmax(-1))  # (B, H, T, T)

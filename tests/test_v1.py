@@ -71,8 +71,7 @@ def gpt2_holding(model, cfg):
     put("transformer.wpe.weight", model.position_embedding.weight)
     for i, block in enumerate(model.blocks):
         at, attn, mlp = f"transformer.h.{i}.", block.attn, block.mlp
-        qkv = (attn.q_proj.weight.T, attn.k_proj.weight.T, attn.v_proj.weight.T)  # GPT-2 stores (in, out)
-        put(at + "attn.c_attn.weight", torch.cat(qkv, dim=1))
+        put(at + "attn.c_attn.weight", attn.qkv_proj.weight.T)  # GPT-2 stores (in, out)
         put(at + "attn.c_proj.weight", attn.out_proj.weight.T)
         put(at + "mlp.c_fc.weight", mlp.up_proj.weight.T)
         put(at + "mlp.c_proj.weight", mlp.down_proj.weight.T)

@@ -65,9 +65,8 @@ def neox_holding(model, cfg, n_positions):
         theirs.tie_weights()
         for layer, block in zip(theirs.gpt_neox.layers, model.blocks, strict=True):
             attn = block.attn
-            heads = [w.weight.view(cfg.n_head, D, cfg.n_embd) for w in (attn.q_proj, attn.k_proj, attn.v_proj)]
-            qkv = torch.cat(heads, dim=1)  # (H, 3 D, C): NeoX keeps the three of each head together
-            layer.attention.query_key_value.weight.copy_(qkv.flatten(0, 1))
+            qkv = attn.qkv_proj.weight.view(3, cfg.n_head, D, cfg.n_embd).transpose(0, 1)
+            layer.attention.query_key_value.weight.copy_(qkv.flatten(0, 2))  # NeoX keeps the three of a head together
             layer.attention.dense.weight.copy_(attn.out_proj.weight)
             layer.mlp.dense_h_to_4h.weight.copy_(block.mlp.up_proj.weight)
             layer.mlp.dense_4h_to_h.weight.copy_(block.mlp.down_proj.weight)
@@ -130,15 +129,16 @@ def test_scores_depend_on_the_distance_only(offset):
     assert (scores[0] - scores[0, 0]).abs().max() > 0.5  # but on the distance they do depend
 
 
-@pytest.mark.parametrize("zeroed", ["q_proj", "k_proj"])
+@pytest.mark.parametrize("zeroed", ["queries", "keys"])
 def test_values_are_never_rotated(zeroed):
     cfg = make_config()
     attn = make_model(cfg).blocks[0].attn
-    torch.nn.init.zeros_(getattr(attn, zeroed).weight)  # all scores zero: each position averages what it sees
+    to_q, to_k, to_v = attn.qkv_proj.weight.detach().chunk(3)
+    (to_q if zeroed == "queries" else to_k).zero_()  # all scores zero: each position averages what it sees
     T = 11
     x = torch.randn(2, T, cfg.n_embd)
     out = attn(x, v2.attention_bias(T, "cpu"), *v2.rotation_angles(T, 8, cfg.rope_base, "cpu"))
-    values = x.double() @ attn.v_proj.weight.double().T
+    values = x.double() @ to_v.double().T
     mean = values.cumsum(1) / torch.arange(1, T + 1)[:, None]
     torch.testing.assert_close(out.double(), mean @ attn.out_proj.weight.double().T, rtol=0, atol=1e-5)
 
@@ -153,8 +153,9 @@ def test_queries_and_keys_are_rotated_in_attention():
     attn(x, bias, *angles)
     last = weights[0][:, -1]
     assert (last.max(-1).values - last.min(-1).values > 1e-3).all()  # without positions they would all be 1 / T
-    q = (x[0].double() @ attn.q_proj.weight.double().T).view(T, 2, 2, 4)  # position, head, half, plane
-    k = (x[0].double() @ attn.k_proj.weight.double().T).view(T, 2, 2, 4)
+    to_q, to_k, _ = attn.qkv_proj.weight.double().chunk(3)
+    q = (x[0].double() @ to_q.T).view(T, 2, 2, 4)  # position, head, half, plane
+    k = (x[0].double() @ to_k.T).view(T, 2, 2, 4)
     q, k = torch.complex(q[:, :, 0], q[:, :, 1]), torch.complex(k[:, :, 0], k[:, :, 1])
     distance = torch.arange(T - 1, -1, -1)[:, None, None] * 10000.0 ** (-torch.arange(4).double() / 4)
     scores = (q[-1] * k.conj() * torch.polar(torch.ones_like(distance), distance)).real.sum(-1) / 8**0.5  # (T, H)

@@ -96,8 +96,7 @@ def mpt_holding(model, cfg, longest):
         theirs.tie_weights()
         for theirs_block, block in zip(theirs.transformer.blocks, model.blocks, strict=True):
             attn = block.attn
-            qkv = torch.cat((attn.q_proj.weight, attn.k_proj.weight, attn.v_proj.weight))
-            theirs_block.attn.Wqkv.weight.copy_(qkv)
+            theirs_block.attn.Wqkv.weight.copy_(attn.qkv_proj.weight)
             theirs_block.attn.out_proj.weight.copy_(attn.out_proj.weight)
             theirs_block.ffn.up_proj.weight.copy_(block.mlp.up_proj.weight)
             theirs_block.ffn.down_proj.weight.copy_(block.mlp.down_proj.weight)
@@ -137,7 +136,7 @@ def test_attention_equals_the_papers_formula():
     attn, T, D = make_model(cfg).blocks[0].attn, 10, 6
     x = torch.randn(1, T, cfg.n_embd)
     ours = attn(x, v3.attention_bias(T, 4, "cpu"))[0]
-    q, k, v = ((x[0].double() @ m.weight.double().T) for m in (attn.q_proj, attn.k_proj, attn.v_proj))
+    q, k, v = (x[0].double() @ attn.qkv_proj.weight.double().T).chunk(3, dim=-1)
     heads = torch.zeros(T, cfg.n_embd, dtype=torch.double)
     for h, slope in enumerate(PUBLISHED[4]):
         part = slice(h * D, (h + 1) * D)
