@@ -7,7 +7,7 @@ New:
   - `evaluate_context` (`eval --context N`): the same tokens scored with more context than training had.
   - `--allowed-chars`: a vocabulary whose merges keep to these characters, such as those of English.
 Changed sections: 1 CONFIG, 2 TOKENIZER AND DATA, 3 MODEL, 5 EVALUATION, 10 COMMAND LINE
-Measured: 0.364 bits/byte on input.txt (0.172 above its entropy), 1,313,024 parameters, 103 s on 2 CPU cores
+Measured: 0.364 bits/byte on input.txt (0.172 above its entropy), 1,313,024 parameters, 96 s on 2 CPU cores
 Run: python v3_alibi.py [train|sample|eval] [--context N] [--help]
 """
 

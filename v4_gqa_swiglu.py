@@ -10,7 +10,7 @@ New:
   - Muon for the matrices (`--optimizer`), weight decay that grows as a text is read again and again,
     `--compile`, `--preset lil` (39.6 M parameters).
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 9 TRAINING, 10 COMMAND LINE
-Measured: 0.368 bits/byte on input.txt (0.176 above its entropy), 1,262,720 parameters, 112 s on 2 CPU cores
+Measured: 0.368 bits/byte on input.txt (0.176 above its entropy), 1,262,720 parameters, 109 s on 2 CPU cores
 Run: python v4_gqa_swiglu.py [train|sample|eval] [--context N] [--help]
 """
 

@@ -8,7 +8,7 @@ New:
   - `Scale`: learned factors s_qk, s_uv, s_z give back the lengths that normalization took away.
   - `SOAP`: Adam in the eigenbasis of Shampoo's preconditioner (arXiv:2409.11321), beside AdamW and Muon.
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER
-Measured: 0.335 bits/byte on input.txt (0.143 above its entropy), 1,794,048 parameters, 112 s on 2 CPU cores
+Measured: 0.335 bits/byte on input.txt (0.143 above its entropy), 1,794,048 parameters, 111 s on 2 CPU cores
 Run: python v5_ngpt.py [train|sample|eval] [--context N] [--help]
 """
 
