@@ -523,10 +523,11 @@ def print_header(cfg, model, corpus, folder, device):
     """What runs, on what, on which text, for how long: all that the result depends on."""
     n_params, n_val = sum(p.numel() for p in model.parameters()), len(corpus.val) - 1
     where = f"{device} {'bfloat16' if uses_bfloat16(cfg, device) else 'float32'} | {torch.get_num_threads()} threads"
+    where += f" | torch {torch.__version__} | seed {cfg.seed}"
     budget = [f"{cfg.max_steps} steps"] * bool(cfg.max_steps) + [f"{cfg.max_seconds:g} s"] * bool(cfg.max_seconds)
     size = f"{len(corpus.train):,} + {n_val:,} tokens | vocabulary {corpus.tokenizer.vocab_size:,}"
     size += f" | {len(corpus.train) / cfg.batch_size / cfg.block_size:,.0f} steps per pass"
-    print(f"{VERSION} | {n_params:,} parameters | {where} | torch {torch.__version__} | seed {cfg.seed}")
+    print(f"{VERSION} | {n_params:,} parameters | {where}")
     print(f"{cfg.data} | {size} | {corpus.val_bytes / max(n_val, 1):.3f} bytes/token")
     print(f"{' or '.join(budget)} | {folder}")
     print("    step  seconds   tokens/s  train nats/token  val nats/token  val bits/byte")

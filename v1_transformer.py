@@ -1,12 +1,13 @@
 """v1: a transformer. Every character is guessed from all characters before it in the window.
 
-Same as v0: tokens, batches, evaluation, generation, checkpoints, reports, the command line.
+Same as v0: tokens, batches, evaluation, generation, checkpoints, the command line.
 New:
   - `CausalSelfAttention`: each position gathers from the ones before it (arXiv:1706.03762, section 3.2).
   - `MLP`, and `Block` with the norm before each of the two and a residual path around it (GPT-2's order).
   - `schedule`: warm-up, then a cosine; weight decay for matrices only; gradient clipping (arXiv:2005.14165, B).
   - dropout (JMLR 15:1929), constant or growing linearly over the run.
-Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 9 TRAINING
+  - `--n-layer` follows the time: what has little of it learns more with fewer blocks (compare arXiv:2203.15556).
+Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 8 REPORT, 9 TRAINING
 Measured: 1.008 bits/byte on input.txt (0.816 above its entropy), 823,040 parameters, 70 s on 2 CPU cores
 Run: python v1_transformer.py [train|sample|eval] [--help]
 """
@@ -63,7 +64,7 @@ class Config:
     block_size: int = knob(128, "context length in tokens", low=1, high=2**20)
     batch_size: int = knob(16, "windows of block_size tokens per step", low=1, high=2**20)
     # model
-    n_layer: int = knob(4, "transformer blocks", low=1, high=1000)
+    n_layer: int = knob(0, "transformer blocks (0: one per 15 of --max-seconds, from 1 to 4; else 4)", high=1000)
     n_head: int = knob(4, "attention heads per block; must divide n_embd", low=1)
     n_embd: int = knob(128, "width of the residual stream", low=1, high=2**16)
     dropout: float = knob(0.0, "probability of dropping an activation in training", high=0.99)
@@ -111,6 +112,8 @@ class Config:
                 raise Halt(f"{flag} {value}: must be {low} {'or more' if high == math.inf else f'to {high}'}")
         if self.n_embd % self.n_head:
             raise Halt(f"--n-head {self.n_head}: must divide --n-embd {self.n_embd}")
+        if not self.n_layer:  # the less time, the fewer blocks: so the model sees more of the text
+            self.n_layer = min(4, max(1, int(self.max_seconds // 15))) if self.max_seconds else 4
         if not self.max_steps and not self.max_seconds:
             self.max_steps = 2000
 
@@ -619,10 +622,11 @@ def print_header(cfg, model, corpus, folder, device):
     """What runs, on what, on which text, for how long: all that the result depends on."""
     n_params, n_val = sum(p.numel() for p in model.parameters()), len(corpus.val) - 1
     where = f"{device} {'bfloat16' if uses_bfloat16(cfg, device) else 'float32'} | {torch.get_num_threads()} threads"
+    where += f" | torch {torch.__version__} | seed {cfg.seed}"
     budget = [f"{cfg.max_steps} steps"] * bool(cfg.max_steps) + [f"{cfg.max_seconds:g} s"] * bool(cfg.max_seconds)
     size = f"{len(corpus.train):,} + {n_val:,} tokens | vocabulary {corpus.tokenizer.vocab_size:,}"
     size += f" | {len(corpus.train) / cfg.batch_size / cfg.block_size:,.0f} steps per pass"
-    print(f"{VERSION} | {n_params:,} parameters | {where} | torch {torch.__version__} | seed {cfg.seed}")
+    print(f"{VERSION} | {n_params:,} parameters in {cfg.n_layer} blocks | {where}")
     print(f"{cfg.data} | {size} | {corpus.val_bytes / max(n_val, 1):.3f} bytes/token")
     print(f"{' or '.join(budget)} | {folder}")
     print("    step  seconds   tokens/s  train nats/token  val nats/token  val bits/byte")

@@ -72,7 +72,7 @@ class Config:
     block_size: int = knob(256, "context length in tokens", low=1, high=2**20)
     batch_size: int = knob(8, "windows of block_size tokens per step", low=1, high=2**20)
     # model
-    n_layer: int = knob(4, "transformer blocks", low=1, high=1000)
+    n_layer: int = knob(0, "transformer blocks (0: one per 15 of --max-seconds, from 1 to 4; else 4)", high=1000)
     n_head: int = knob(4, "attention heads per block; must divide n_embd", low=1)
     n_kv_head: int = knob(2, "key/value heads per block; must divide n_head", low=1)
     n_embd: int = knob(128, "width of the residual stream", low=1, high=2**16)
@@ -136,6 +136,8 @@ class Config:
             raise Halt(f"--n-head {self.n_head}: rotary positions need an even head width, --n-embd / --n-head")
         if self.context and not self.block_size <= self.context <= REACH * self.block_size:
             raise Halt(f"--context {self.context}: must be {self.block_size} to {REACH * self.block_size}")
+        if not self.n_layer:  # the less time, the fewer blocks: so the model sees more of the text
+            self.n_layer = min(4, max(1, int(self.max_seconds // 15))) if self.max_seconds else 4
         if not self.max_steps and not self.max_seconds:
             self.max_steps = 1100
 
@@ -826,10 +828,11 @@ def print_header(cfg, model, corpus, folder, device):
     """What runs, on what, on which text, for how long: all that the result depends on."""
     n_params, n_val = sum(p.numel() for p in model.parameters()), len(corpus.val) - 1
     where = f"{device} {'bfloat16' if uses_bfloat16(cfg, device) else 'float32'} | {torch.get_num_threads()} threads"
+    where += f" | torch {torch.__version__} | seed {cfg.seed}"
     budget = [f"{cfg.max_steps} steps"] * bool(cfg.max_steps) + [f"{cfg.max_seconds:g} s"] * bool(cfg.max_seconds)
     size = f"{len(corpus.train):,} + {n_val:,} tokens | vocabulary {corpus.tokenizer.vocab_size:,}"
     size += f" | {len(corpus.train) / cfg.batch_size / cfg.block_size:,.0f} steps per pass"
-    print(f"{VERSION} | {n_params:,} parameters | {where} | torch {torch.__version__} | seed {cfg.seed}")
+    print(f"{VERSION} | {n_params:,} parameters in {cfg.n_layer} blocks | {where}")
     print(f"{cfg.data} | {size} | {corpus.val_bytes / max(n_val, 1):.3f} bytes/token")
     print(f"{' or '.join(budget)} | {folder}")
     print("    step  seconds   tokens/s  train nats/token  val nats/token  val bits/byte")

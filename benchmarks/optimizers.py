@@ -6,9 +6,9 @@
 For each text every contestant first tries the same factors on its default step sizes (--factors), with one seed, on the
 text without its validation split: what is learned about step sizes, is learned from the training split. The best factor
 then trains on the whole text, --seeds times for the same seconds, and as often for the same steps: as many as the
-slowest contestant made. Medians, lowest and highest in brackets; the whole validation split. With --seeds 0 only the
-factors are tried, to choose among settings of SOAP, several of which --only can name. With --jobs above 1 runs go side
-by side, one thread each.
+slowest contestant made. Medians, lowest and highest in brackets; the whole validation split; four blocks, whatever the
+seconds. With --seeds 0 only the factors are tried, to choose among settings of SOAP, several of which --only can name.
+With --jobs above 1 runs go side by side, one thread each.
 
 v4 with SOAP is what no version has: v5's SOAP in Muon's place, with v4's weight decay, and v5's default step size.
 AdamW for all weights starts from the step size that v2's AdamW has, in v4 and v5 alike.
@@ -87,7 +87,7 @@ def fit(name, data, seed, factor, budget):
     version, optimizer, *settings = name.split()
     module, v2, v5 = (importlib.import_module(m) for m in (MODULES[version], "v2_bpe_rope", "v5_ngpt"))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        cfg = module.Config(data=str(data), out=str(Path(folder) / "run"), seed=seed, evals=2, **budget)
+        cfg = module.Config(data=str(data), out=str(Path(folder) / "run"), seed=seed, evals=2, n_layer=4, **budget)
         cfg.optimizer = "adamw" if optimizer == "adamw" else "muon"
         cfg.learning_rate = factor * (v2.Config().learning_rate if optimizer == "adamw" else cfg.learning_rate)
         cfg.matrix_learning_rate *= factor

@@ -297,7 +297,7 @@ FLAGS = [
     ),
     *(row(f"negative {flag}", f"--{flag} -3", 2, "-3", versions=BLOCKS) for flag in ("n-layer", "n-head", "n-embd")),
     *(row(f"zero {flag}", f"--{flag} 0", 2, f"--{flag} 0", "1") for flag in ("batch-size", "block-size", "evals")),
-    *(row(f"zero {flag}", f"--{flag} 0", 2, f"--{flag} 0", versions=BLOCKS) for flag in ("n-layer", "n-head")),
+    row("zero n-head", "--n-head 0", 2, "--n-head 0", versions=BLOCKS),
     row("zero n-embd", "--n-embd 0", 2, "--n-embd 0", versions=BLOCKS),
     row("zero n-kv-head", "--n-kv-head 0", 2, "--n-kv-head 0", versions=GQA),
     row("zero d-ff", "--d-ff 0", 2, "--d-ff 0", versions=GQA),

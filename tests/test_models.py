@@ -6,6 +6,7 @@ The oracles are slow loops over single tokens, closed forms, and stand-ins for t
 import importlib
 import math
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +83,17 @@ def all_tokens(version, model, prompt, n, block_size, **how):
     return torch.stack(list(version.generate(model, prompt, n, block_size, **how)), dim=1)
 
 
+# --- the configuration
+
+
+@from_v1
+def test_one_block_per_15_seconds(version):
+    expected = {0.001: 1, 29.9: 1, 30: 2, 59: 3, 60: 4, 1e300: 4, 0: 4}  # 0: the budget is in steps
+    assert {seconds: version.Config(max_seconds=seconds).n_layer for seconds in expected} == expected
+    assert version.Config(max_seconds=1, n_layer=7).n_layer == 7
+    assert version.replace(version.Config(max_seconds=1), max_seconds=600).n_layer == 1  # a run keeps what it has
+
+
 # --- the data
 
 
@@ -134,6 +146,21 @@ def test_a_batch_depends_on_seed_and_step_alone(version):
     assert (version.get_batch(tokens, cfg, 5, "cpu")[0] == idx).all()
     others = [version.get_batch(tokens, make_config(version, seed=s), t, "cpu")[0] for s, t in ((0, 6), (1, 5))]
     assert not any((other == idx).all() for other in others)
+
+
+@from_v1
+def test_what_is_dropped_depends_on_seed_and_step_alone(version):
+    def dropped(seed, step, before=0):
+        cfg, seen = make_config(version, seed=seed, dropout=0.5), []
+        model = make_model(version, dropout=0.5).train()
+        model.dropout.register_forward_hook(lambda module, args, out: seen.append(out == 0))
+        corpus, optimizer = SimpleNamespace(train=np.arange(1000) % VOCAB), version.make_optimizer(model, cfg)
+        torch.manual_seed(before)  # whatever was drawn before
+        version.train_step(model, optimizer, corpus, cfg, version.Progress(step=step), torch.device("cpu"))
+        return seen[0]
+
+    assert torch.equal(dropped(1, 3), dropped(1, 3, before=5))
+    assert not torch.equal(dropped(1, 3), dropped(1, 4)) and not torch.equal(dropped(1, 3), dropped(2, 3))
 
 
 # --- the model
