@@ -897,7 +897,7 @@ def print_header(cfg, model, corpus, folder, device):
     budget = [f"{cfg.max_steps} steps"] * bool(cfg.max_steps) + [f"{cfg.max_seconds:g} s"] * bool(cfg.max_seconds)
     size = f"{len(corpus.train):,} + {n_val:,} tokens | vocabulary {corpus.tokenizer.vocab_size:,}"
     size += f" | {len(corpus.train) / cfg.batch_size / cfg.block_size:,.0f} steps per pass"
-    print(f"{VERSION} | {n_params:,} parameters in {cfg.n_layer} blocks | {where}")
+    print(f"{VERSION} | {n_params:,} parameters, depth {cfg.n_layer} | {where}")
     print(f"{cfg.data} | {size} | {corpus.val_bytes / max(n_val, 1):.3f} bytes/token")
     print(f"{' or '.join(budget)} | {folder}")
     print("    step  seconds   tokens/s  train nats/token  val nats/token  val bits/byte")
