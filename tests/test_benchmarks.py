@@ -163,6 +163,19 @@ def test_a_contestant_is_checked_before_anything_trains():
     assert optimizers.read_soap(["betas=0.9,0.99", "frequency=5"]) == dict(betas=(0.9, 0.99), frequency=5, warmup=0)
 
 
+def test_contestants_have_four_blocks_whatever_the_seconds(monkeypatch):
+    v4, seen = importlib.import_module("v4_gqa_swiglu"), []
+
+    def train(cfg):
+        seen.append(cfg.n_layer)
+        raise v4.Halt("enough")
+
+    monkeypatch.setattr(v4, "train", train)
+    for budget in ({"max_seconds": 1}, {"max_steps": 1}):
+        optimizers.fit("v4 muon", "none.txt", 1, 1.0, budget)
+    assert seen == [4, 4]
+
+
 def test_a_table_of_factors_alone_and_one_with_what_they_led_to():
     run = {"bits_per_byte": 0.4, "steps": 7, "seconds": 2.0}
     tuned = {"v5 soap": {0.5: run, 1.0: run | {"bits_per_byte": 0.3}}}

@@ -94,6 +94,17 @@ def test_one_block_per_15_seconds(version):
     assert version.replace(version.Config(max_seconds=1), max_seconds=600).n_layer == 1  # a run keeps what it has
 
 
+@from_v1
+def test_the_header_shows_what_was_derived(version, capsys):
+    corpus = SimpleNamespace(
+        train=np.zeros(90), val=np.zeros(11), val_bytes=10, tokenizer=SimpleNamespace(vocab_size=VOCAB)
+    )
+    cfg = make_config(version, n_layer=0, max_seconds=30)
+    version.print_header(cfg, version.LanguageModel(cfg, VOCAB), corpus, "runs/1", torch.device("cpu"))
+    shown = capsys.readouterr().out
+    assert "depth 2 |" in shown and f"vocabulary {VOCAB} |" in shown
+
+
 # --- the data
 
 
