@@ -154,7 +154,7 @@ class Trainer:
 
     def learn(self, n_tokens, scaffold=False, progress=False):
         """Merge until there are n_tokens new tokens, scaffolds not counted, or until no pair is left."""
-        with tqdm(total=n_tokens, desc="merging", unit=" tokens", disable=not progress) as bar:
+        with tqdm(total=n_tokens, desc="merging", unit=" tokens", leave=False, disable=None if progress else True) as bar:
             while len(self.merges) - len(self.scaffolds) < n_tokens and self.top():
                 pair = heapq.heappop(self.heap)[1]
                 if pair[1] == ALONE:
@@ -302,7 +302,7 @@ class BPETokenizer:
         if type(vocab_size) is not int or vocab_size < smallest:
             raise TokenizerError(f"vocab_size {vocab_size!r}: bytes and special tokens alone are {smallest}")
         counts, n_blocks = Counter(), len(text) // BLOCK + 1 if isinstance(text, str) else 0  # 0: not known
-        quiet = not (progress and n_blocks)
+        quiet = None if progress and n_blocks else True  # None: where nobody watches
         for chunks in tqdm(empty.splitter.split_blocks(text), "splitting", n_blocks, unit=" blocks", disable=quiet):
             counts.update(chunks)
         collecting = gc.isenabled()
@@ -375,14 +375,18 @@ class BPETokenizer:
 
     # ---- Files and other libraries ----
 
-    def save(self, path):
-        """Write one JSON file. Ids say it all: a merge is a pair of earlier ids, so that tokens which are not valid
-        UTF-8 need no escaping."""
+    def to_json(self):
+        """All of the tokenizer as JSON. Ids say it all: a merge is a pair of earlier ids, so that tokens which are not
+        valid UTF-8 need no escaping."""
         chars = None if self.allowed_chars is None else "".join(sorted(self.allowed_chars))
         data = {"format": FORMAT, "version": VERSION, "pattern": self.pattern, "special_tokens": self.special_tokens}
         data |= {"allowed_chars": chars, "byte_order": list(self.byte_order)}
         data |= {"scaffolds": sorted(self.scaffolds), "merges": self.merges}
-        write_atomically(path, json.dumps(data))
+        return json.dumps(data)
+
+    def save(self, path):
+        """Write one JSON file."""
+        write_atomically(path, self.to_json())
 
     @classmethod
     def load(cls, path):

@@ -1,19 +1,21 @@
-"""v1: a transformer. Every character is guessed from all characters before it in the window.
+"""v1: a transformer. Each character is predicted from all characters before it in the window.
 
-Same as v0: tokens, batches, evaluation, generation, checkpoints, the command line.
+Same as v0: tokens, batches, evaluation, generation.
 New:
-  - `CausalSelfAttention`: each position gathers from the ones before it (arXiv:1706.03762, section 3.2).
-  - `MLP`, and `Block` with the norm before each of the two and a residual path around it (GPT-2's order).
-  - `schedule`: warm-up, then a cosine; weight decay for matrices only; gradient clipping (arXiv:2005.14165, B).
-  - dropout (JMLR 15:1929), constant or growing linearly over the run.
-  - `--n-layer` follows the time: what has little of it learns more with fewer blocks (compare arXiv:2203.15556).
-Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 8 REPORT, 9 TRAINING
-Measured: 1.008 bits/byte on input.txt (0.816 above its entropy), 823,040 parameters, 70 s on 2 CPU cores
+  - `CausalSelfAttention`: a position gathers from those before it what it needs, in place of
+    seeing one character (arXiv:1706.03762, section 3.2).
+  - `MLP`, and `Block`: each half adds to its input, so that gradients reach every depth
+    (GPT-2's order, norms first).
+  - `schedule`, weight decay, gradient clipping, dropout (JMLR 15:1929): a table needs none of
+    them; a deep network diverges at high learning rates, and memorizes (arXiv:2005.14165, B).
+  - A run of minutes may be stopped: Ctrl-C, --resume, --max-seconds; and bfloat16.
+Changed sections: imports, 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 7 CHECKPOINT, 8 TRAINING, 9 COMMAND LINE
+
+Measured: MEASURED
+
 Run: python v1_transformer.py [train|sample|eval] [--help]
 """
 
-import argparse
-import ctypes
 import hashlib
 import io
 import json
@@ -21,242 +23,179 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
-import warnings
-import zipfile
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections import namedtuple
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import tyro
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
-VERSION = Path(__file__).stem  # names the run folder and marks the checkpoints
-
-# ----------------------------------------------------------------------------------------------------------- 1 CONFIG
-
-
-class Halt(Exception):
-    """Ends a command with one line on standard error and an exit status.
-
-    Status 2: the user's to mend (the default). 1: the machine's. 128 + n: stopped by signal n.
-    """
-
-    def __init__(self, message, status=2):
-        super().__init__(message)
-        self.status = status
+NAME = Path(__file__).stem
+RUNS = Path("runs", NAME)  # holds the folders of this version's runs: 1, 2, ...
+Corpus = namedtuple("Corpus", "tokenizer train val entropy")  # from load_corpus
+Run = namedtuple("Run", "folder cfg tokenizer model step")  # from load_run
+BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # of tqdm
 
 
-def knob(default, help, low=0, high=math.inf, choices=None):
-    """One field of Config: its default, the text that --help prints, and the values it may take."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+# ------------------------------------------------------------------------------------- 1 CONFIG
+class UserError(Exception):
+    """A problem that the user can solve; from anywhere, main prints its message and exits."""
 
 
 @dataclass
 class Config:
-    """Every knob of a run, each also a flag (`batch_size` is `--batch-size`). Raises Halt on a bad value."""
+    """All settings of a run. Each is also a flag: max_steps is --max-steps."""
 
-    # data
-    data: str = knob("input.txt", "UTF-8 text to learn from; its last tenth is the validation split")
-    block_size: int = knob(128, "context length in tokens", low=1, high=2**20)
-    batch_size: int = knob(16, "windows of block_size tokens per step", low=1, high=2**20)
-    # model
-    n_layer: int = knob(0, "transformer blocks (0: one per 15 of --max-seconds, from 1 to 4; else 4)", high=1000)
-    n_head: int = knob(4, "attention heads per block; must divide n_embd", low=1)
-    n_embd: int = knob(128, "width of the residual stream", low=1, high=2**16)
-    dropout: float = knob(0.0, "probability of dropping an activation in training", high=0.99)
-    dropout_schedule: str = knob("constant", "linear grows from 0 to --dropout", choices=("constant", "linear"))
-    # optimizer
-    learning_rate: float = knob(0.004, "step size of AdamW at its peak", high=10**6)
-    lr_floor: float = knob(0.01, "fraction of the peak at which the cosine ends", high=1)
-    warmup: float = knob(0.05, "fraction of the budget in which the learning rate rises to its peak", high=1)
-    beta1: float = knob(0.8, "AdamW's decay of the gradient's mean", high=0.9999)
-    beta2: float = knob(0.99, "AdamW's decay of the squared gradient's mean", high=0.9999)
-    weight_decay: float = knob(0.1, "of matrices and embeddings; biases and gains are left alone")
-    grad_clip: float = knob(1.0, "largest norm of the gradient over all weights")
-    # budget: whichever runs out first ends the run
-    max_steps: int = knob(0, "budget in steps (0: none; 2000 where --max-seconds is not given either)")
-    max_seconds: float = knob(0.0, "budget in seconds of training, evaluation not counted (0: none)")
-    evals: int = knob(10, "evaluations on the validation split's first megabyte, spread evenly over the budget", low=1)
-    save_seconds: float = knob(30.0, "seconds of training between checkpoints; each evaluation also writes one")
-    # run
-    out: str = knob("", "run folder (default: a new one, runs/VERSION/1, 2, ...; sample and eval: the newest)")
-    resume: bool = knob(False, "go on from the run folder's checkpoint")
-    overwrite: bool = knob(False, "let --out name a folder that already holds a run, and replace that run")
-    seed: int = knob(1337, "batches, initial weights and samples derive from it", high=2**31 - 1)
-    device: str = knob("auto", "auto (CUDA, then MPS, then CPU) or a torch device such as cpu or cuda:1")
-    dtype: str = knob("auto", "of matrix products in training", choices=("auto", "float32", "bfloat16"))
-    # generation
-    prompt: str = knob("", "text to continue (default: the start of a paragraph)")
-    max_new_tokens: int = knob(600, "tokens to generate")
-    temperature: float = knob(0.8, "divides the logits: below 1 sharpens, 0 always takes the likeliest token")
-    top_k: int = knob(0, "sample from the k likeliest tokens only (0: from all)")
-    top_p: float = knob(1.0, "sample from the likeliest tokens that together hold this probability", low=0.001, high=1)
-    stop: str = knob("", "end the sample before this text")
+    command: tyro.conf.Positional[Literal["train", "sample", "eval"]] = "train"
+    """train, then evaluate and sample; or sample from a trained run; or evaluate one"""
+    data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
+    block_size: int = 128  # context length in tokens
+    batch_size: int = 16  # windows of block_size tokens per step
+    n_layer: int = 4  # transformer blocks
+    n_head: int = 4  # attention heads per block
+    n_embd: int = 128  # width of the model
+    dropout: float = 0.0  # probability of zeroing an activation in training
+    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: from 0 to --dropout
+    learning_rate: float = 0.004  # of AdamW, at its peak
+    warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
+    weight_decay: float = 0.1  # of matrices and embeddings
+    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
+    max_steps: int = 2000  # budget in steps
+    max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
+    evals: int = 10  # evaluations during training, spread evenly over the budget
+    eval_tokens: int = 250_000  # of the validation split are scored by these; at the end, all
+    seed: int = 1337  # of initial weights, batches and samples
+    device: str = "auto"  # auto (CUDA, else MPS, else CPU), or a torch device such as cuda:1
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products in training
+    out: str = ""  # run folder (default: a new one in runs/; for sample and eval, the newest there)
+    overwrite: bool = False  # replace the run in --out
+    resume: bool = False  # continue the run in --out (default: the newest)
+    prompt: str = ""  # text to continue (default: the start of a paragraph)
+    max_new_tokens: int = 600  # tokens to generate
+    temperature: float = 0.8  # below 1 favors probable tokens; 0 always takes the most probable
+    top_k: int = 0  # sample from the k most probable tokens only (0: from all)
+    top_p: float = 1.0  # sample from the most probable tokens that together reach this probability
+    stop: str = ""  # end the sample before this text
 
-    def __post_init__(self):
-        for f in fields(self):
-            value, low, high, choices = getattr(self, f.name), *(f.metadata[k] for k in ("low", "high", "choices"))
-            flag = "--" + f.name.replace("_", "-")
-            kind = (int, float) if isinstance(f.default, float) else type(f.default)
-            if not isinstance(value, kind) or isinstance(value, bool) != isinstance(f.default, bool):  # True is an int
-                raise Halt(f"{flag} {value!r}: must be of type {type(f.default).__name__}")
-            if isinstance(value, str) and (value.encode(errors="replace").decode() != value or "\0" in value):
-                raise Halt(f"{flag} {value!a}: not Unicode text, or with a NUL character")
-            if choices and value not in choices:
-                raise Halt(f"{flag} {value}: choose from {', '.join(choices)}")
-            if isinstance(value, (int, float)) and not (low <= value <= high and abs(value) <= sys.float_info.max):
-                raise Halt(f"{flag} {value}: must be {low} {'or more' if high == math.inf else f'to {high}'}")
+    def check(self):
+        """Raise UserError for a number that no run can use."""
+        at_least_1 = {"block_size", "batch_size", "max_steps", "evals", "eval_tokens"}
+        at_least_1 |= {"n_layer", "n_head", "n_embd"}
+        for name, value in asdict(self).items():
+            low = 1 if name in at_least_1 else 0
+            if isinstance(value, int | float) and not low <= value < 2**31:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+        if self.dropout >= 1 or self.warmup >= 1:
+            raise UserError("--dropout and --warmup: must be below 1")
         if self.n_embd % self.n_head:
-            raise Halt(f"--n-head {self.n_head}: must divide --n-embd {self.n_embd}")
-        if not self.n_layer:  # the less time, the fewer blocks: so the model sees more of the text
-            self.n_layer = min(4, max(1, int(self.max_seconds // 15))) if self.max_seconds else 4
-        if not self.max_steps and not self.max_seconds:
-            self.max_steps = 2000
+            raise UserError(f"--n-head {self.n_head}: must divide --n-embd {self.n_embd}")
 
 
-# ----------------------------------------------------------------------------------------------- 2 TOKENIZER AND DATA
-
-
+# ------------------------------------------------------------------------ 2 TOKENIZER AND DATA
 class CharTokenizer:
-    """Characters as tokens: id i is the i-th character of the text's sorted alphabet.
-
-    Example: CharTokenizer("abba").encode("ba") -> [2, 1], since the newline is always in, here as id 0.
-    """
+    """Characters as tokens. CharTokenizer("abc").encode("cab") -> [3, 1, 2]; the newline is 0."""
 
     def __init__(self, text):
-        self.chars = sorted(set(text) | {"\n"})  # samples start after newlines, so these must have an id
+        self.chars = sorted(set(text) | {"\n"})  # a sample starts after newlines
         self.ids = {char: i for i, char in enumerate(self.chars)}
         self.vocab_size = len(self.chars)
 
     def encode(self, text):
-        """Ids of a text. Raises Halt for a character outside the alphabet."""
-        try:
-            return [self.ids[char] for char in text]
-        except KeyError as error:
-            known = f"is not among the {self.vocab_size} characters that this model knows"
-            raise Halt(f"the character {error.args[0]!r} {known}") from None
+        if unknown := set(text) - self.ids.keys():
+            raise UserError(f"not in the training text: the characters {sorted(unknown)}")
+        return [self.ids[char] for char in text]
 
     def decode(self, ids):
-        """Text of a sequence of ids."""
         return "".join(self.chars[i] for i in ids)
 
-    def token_bytes(self, token_id):
-        """The UTF-8 bytes of one token."""
-        return self.chars[token_id].encode()
+    def decode_bytes(self, ids):
+        return self.decode(ids).encode()
 
     def save(self, path):
-        """Write the alphabet as JSON."""
-        write_file(path, json.dumps({"chars": "".join(self.chars)}).encode())
+        write_file(path, json.dumps(self.chars).encode())
 
 
 def load_tokenizer(path):
-    """The tokenizer that `save` wrote. Raises Halt if the file is missing or damaged."""
-    try:
-        return CharTokenizer(json.loads(Path(path).read_bytes())["chars"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise Halt(f"{path}: missing, or not a tokenizer of {VERSION}") from None
-
-
-@dataclass
-class Corpus:
-    """A text as token ids: the first 90 % of its characters to learn from, the rest to be judged on."""
-
-    tokenizer: CharTokenizer
-    train: np.ndarray  # (tokens of training,)
-    val: np.ndarray  # (1 + tokens of validation,): begins with training's last token, to predict the first from
-    train_bytes: int  # UTF-8 bytes of each split
-    val_bytes: int
-    sha256: str  # of the file, so that a resumed run notices another text
-    floor: float | None  # bits/byte of validation that no model can beat, where the text's maker knows it
-
-
-def read_floor(path, sha256):
-    """The text's entropy, in bits/byte of the validation split, from FILE.json beside it; None if unknown."""
-    try:
-        known = json.loads(Path(f"{path}.json").read_bytes())
-        return float(known["floor_bits_per_byte"]["validation"]) if known["sha256"] == sha256 else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def encode_split(text, tokenizer):
-    """Token ids of one split, (tokens,), two bytes each where the vocabulary allows."""
-    return np.array(tokenizer.encode(text), dtype=np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    """The tokenizer that `save` wrote."""
+    return CharTokenizer(json.loads(Path(path).read_text()))
 
 
 def load_corpus(cfg, tokenizer=None):
-    """Read cfg.data, split it 90 : 10, encode both parts. Raises Halt for a text that cannot be used.
+    """Read cfg.data and encode it, with the tokenizer of a trained run or a new one.
 
-    A run that goes on, or is evaluated, passes its tokenizer; without one, one is made for this text.
+    train: ids of the first 90 % of the characters; val: of the rest, after one more for context;
+    entropy: bits/byte that no model of val can beat, if FILE.json knows it, else None.
     """
     try:
         raw = Path(cfg.data).read_bytes()
-        text = raw.decode("utf-8").removeprefix("\ufeff")  # a byte-order mark is no part of the text
-    except UnicodeDecodeError as error:
-        raise Halt(f"--data {cfg.data}: not UTF-8 (byte {error.start}); convert it, or choose a text file") from None
-    except OSError as error:
-        raise Halt(f"--data {cfg.data}: {error.strerror.lower()}; give a UTF-8 text file") from None
-    cut = len(text) * 9 // 10
+        text = raw.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--data {cfg.data}: {error}; give a UTF-8 text file") from None
     tokenizer = tokenizer or CharTokenizer(text)
-    train, val = encode_split(text[:cut], tokenizer), encode_split(text[cut:], tokenizer)
+    cut = len(text) * 9 // 10
+    train, val = (np.array(tokenizer.encode(part)) for part in (text[:cut], text[cut:]))
     if len(train) <= cfg.block_size:
-        need = f"more than --block-size {cfg.block_size} are needed; give a longer text or a smaller --block-size"
-        raise Halt(f"--data {cfg.data}: its training split has {len(train)} tokens, but {need}")
-    train_bytes, val_bytes, sha256 = len(text[:cut].encode()), len(text[cut:].encode()), hashlib.sha256(raw).hexdigest()
-    val = np.concatenate((train[-1:], val))
-    return Corpus(tokenizer, train, val, train_bytes, val_bytes, sha256, read_floor(cfg.data, sha256))
+        raise UserError(f"--data {cfg.data}: {len(train)} tokens; --block-size needs more")
+    facts, entropy = Path(f"{cfg.data}.json"), None
+    if facts.exists() and hashlib.sha256(raw).hexdigest() in facts.read_text():
+        entropy = json.loads(facts.read_text())["floor_bits_per_byte"]["validation"]
+    return Corpus(tokenizer, train, np.concatenate((train[-1:], val)), entropy)
 
 
 def get_batch(tokens, cfg, step, device):
-    """Inputs and targets of one step, (B, T) each, a pure function of (seed, step).
+    """Inputs and targets (B, T) from random places: the same for the same (seed, step)."""
+    rng = np.random.default_rng((cfg.seed, step))
+    starts = rng.integers(len(tokens) - cfg.block_size, size=cfg.batch_size)
+    windows = tokens[starts[:, None] + np.arange(cfg.block_size + 1)]  # (B, T + 1)
+    windows = torch.from_numpy(windows.astype(np.int64)).to(device)
+    return windows[:, :-1], windows[:, 1:]  # the target of each token is the one after it
 
-    The first window begins at a random place, each next one further on by the golden ratio of the text, round and
-    round, which keeps the gaps between them even: one pass misses 11 to 14 % of the text, two miss nothing. At random
-    places one would miss 37 % (1/e), and read other parts two or three times.
+
+# ------------------------------------------------------------------------------------- 3 MODEL
+# Shapes: B batch, T time (tokens), C width n_embd, H heads, D head width C / H, V vocabulary.
+
+
+def attend(q, k, v, bias):
+    """softmax(q k^T / sqrt(D) + bias) v, (B, H, T, D) (arXiv:1706.03762, equation 1).
+
+    A sum of D products of numbers of variance 1 has variance D: divided by sqrt(D) it has 1, and
+    the softmax does not start out saturated. Scores 0 and ln 3 give the weights 1/4 and 3/4.
     """
-    first, golden = np.random.default_rng(cfg.seed).random(), (5**0.5 - 1) / 2
-    places = (first + golden * (step * cfg.batch_size + np.arange(cfg.batch_size))) % 1  # (B), parts of the text
-    starts = (places * (len(tokens) - cfg.block_size)).astype(np.int64)[:, None]  # (B, 1)
-    windows = tokens[starts + np.arange(cfg.block_size + 1)].astype(np.int64)  # (B, T + 1)
-    windows = torch.from_numpy(windows).to(device)
-    return windows[:, :-1], windows[:, 1:]
-
-
-# ------------------------------------------------------------------------------------------------------------ 3 MODEL
-# Shapes: B batch, T time (tokens), C width n_embd, H heads, D head width C / H, F feed-forward width, V vocabulary.
-
-
-def attention_bias(T, device):
-    """Added to the scores: position i (row) sees positions 0 to i (columns); the later ones get minus infinity."""
-    return torch.full((T, T), -math.inf, device=device).triu(1)  # (T, T)
+    scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1)  # (B, H, T, T)
+    return (scores + bias).softmax(-1) @ v
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention: softmax(q k^T / sqrt(D) + bias) v in each head (arXiv:1706.03762, equation 1)."""
+    """Position i asks with q_i, every j <= i answers with k_j and gives v_j: attend in H heads.
+
+    A head is one softmax, which blends what it reads: several heads read several things apart.
+    Attention alone is blind to order; the model must add where each token stands.
+    """
 
     def __init__(self, cfg):
         super().__init__()
-        self.n_head, self.head_dim = cfg.n_head, cfg.n_embd // cfg.n_head
-        self.qkv_proj = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=False)  # one product is faster than three
+        self.n_head = cfg.n_head
+        self.qkv_proj = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=False)  # faster than three
         self.out_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
-        self.dropout = nn.Dropout(cfg.dropout)
 
-    def forward(self, x, bias):
+    def forward(self, x, positions):
         B, T, C = x.shape
-        qkv = self.qkv_proj(x).view(B, T, 3 * self.n_head, self.head_dim).transpose(1, 2)  # (B, 3 * H, T, D)
+        qkv = self.qkv_proj(x).view(B, T, 3 * self.n_head, -1).transpose(1, 2)  # (B, 3 * H, T, D)
         q, k, v = qkv.chunk(3, dim=1)  # (B, H, T, D)
-        scores = (q / math.sqrt(self.head_dim)) @ k.transpose(-2, -1)  # (B, H, T, T)
-        weights = self.dropout((scores + bias.to(scores.dtype)).softmax(-1))  # (B, H, T, T)
-        y = (weights @ v).transpose(1, 2).reshape(B, T, C)  # (B, T, C)
-        return self.out_proj(y)
+        y = attend(q, k, v, positions)  # (B, H, T, D)
+        return self.out_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
 class MLP(nn.Module):
-    """Two linear maps with ReLU between, applied at each position (arXiv:1706.03762, equation 2)."""
+    """down(relu(up(x))), at each position alone: what attention has gathered is worked on here."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -264,12 +203,16 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(4 * cfg.n_embd, cfg.n_embd, bias=False)
 
     def forward(self, x):
-        x = F.relu(self.up_proj(x))  # (B, T, F)
+        x = F.relu(self.up_proj(x))  # (B, T, 4 * C)
         return self.down_proj(x)  # (B, T, C)
 
 
 class Block(nn.Module):
-    """Attention, then MLP; each reads a normalized copy of the residual stream and adds its result to it."""
+    """x + attention(norm(x)), then x + MLP(norm(x)).
+
+    The sums let the gradient of the last block reach the first unchanged; the norms keep what
+    each half reads at one scale, however much has been added.
+    """
 
     def __init__(self, cfg):
         super().__init__()
@@ -277,14 +220,13 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = nn.LayerNorm(cfg.n_embd), MLP(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
 
-    def forward(self, x, bias):
-        x = x + self.dropout(self.attn(self.attn_norm(x), bias))
-        x = x + self.dropout(self.mlp(self.mlp_norm(x)))
-        return x
+    def forward(self, x, positions):
+        x = x + self.dropout(self.attn(self.attn_norm(x), positions))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
 class LanguageModel(nn.Module):
-    """Embed tokens and positions, run the blocks, read the logits off the last state."""
+    """Embed each token and its position, run the blocks, score every token as the next one."""
 
     def __init__(self, cfg, vocab_size):
         super().__init__()
@@ -297,628 +239,418 @@ class LanguageModel(nn.Module):
         self.init_weights(cfg)
 
     def init_weights(self, cfg):
-        """N(0, 1 / inputs), so that what has unit variance keeps it; GPT-2's 0.02 is too little for narrow models.
+        """A linear map: N(0, 1 / inputs), which keeps variance; an embedding: vectors of length 1.
 
-        What writes to the residual stream is scaled down by the number of its writers (GPT-2, section 2.3).
+        The two maps of each block that add to x are made smaller by the square root of their
+        number, so that x does not grow with depth (GPT-2, section 2.3).
         """
         for name, p in self.named_parameters():
-            if p.dim() >= 2:
-                scale = (2 * cfg.n_layer) ** -0.5 if name.endswith(("out_proj.weight", "down_proj.weight")) else 1.0
-                nn.init.normal_(p, std=p.size(1) ** -0.5 * scale)
+            if p.dim() == 2:
+                adds = name.endswith(("out_proj.weight", "down_proj.weight"))
+                scale = (2 * cfg.n_layer) ** -0.5 if adds else 1.0
+                nn.init.normal_(p, std=scale * p.size(1) ** -0.5)
+
+    def positions(self, T, device):
+        """For the scores of i (row) and j (column): 0, or -inf where j > i. T = 2: 0 -inf / 0 0."""
+        return torch.full((T, T), -math.inf, device=device).triu(1)
 
     def forward(self, idx, targets=None):
-        """Logits (B, T, V) after each token of idx (B, T); with targets (B, T) also their mean loss in nats/token."""
+        """Logits (B, T, V) after each token of idx (B, T); with targets (B, T), their loss too."""
         T = idx.size(1)
-        positions = torch.arange(T, device=idx.device)
-        x = self.dropout(self.token_embedding(idx) + self.position_embedding(positions))  # (B, T, C)
-        bias = attention_bias(T, idx.device)
+        order = self.position_embedding(torch.arange(T, device=idx.device))  # (T, C)
+        x = self.dropout(self.token_embedding(idx) + order)  # (B, T, C)
+        positions = self.positions(T, idx.device)
         for block in self.blocks:
-            x = block(x, bias)
+            x = block(x, positions)
         logits = self.head(self.norm(x))  # (B, T, V)
-        loss = None
-        if targets is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-        return logits, loss
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
-# -------------------------------------------------------------------------------------------------------- 4 OPTIMIZER
-
-
+# --------------------------------------------------------------------------------- 4 OPTIMIZER
 def schedule(spent, cfg):
-    """Learning rate as a fraction of its peak when `spent` (0 to 1) of the budget is used: a ramp, then a cosine."""
+    """The learning rate's share of its peak, at a share `spent` of the budget: up, then a cosine.
+
+    Adam's first averages are noise, so the first steps are small; the last are, to settle.
+    """
     if spent < cfg.warmup:
         return spent / cfg.warmup
-    return cfg.lr_floor + (1 - cfg.lr_floor) * 0.5 * (1 + math.cos(math.pi * (spent - cfg.warmup) / (1 - cfg.warmup)))
+    return 0.5 * (1 + math.cos(math.pi * (spent - cfg.warmup) / (1 - cfg.warmup)))
 
 
-def make_optimizer(model, cfg):
-    """AdamW (arXiv:1711.05101, Algorithm 2); only what has two dimensions or more decays."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    groups = [group | {"lr": cfg.learning_rate, "peak_lr": cfg.learning_rate} for group in groups]
-    return torch.optim.AdamW(groups, betas=(cfg.beta1, cfg.beta2), fused=True)
+def make_optimizers(model, cfg):
+    """A list of the optimizers that share the parameters: here AdamW alone (arXiv:1711.05101).
 
-
-# ------------------------------------------------------------------------------------------------------- 5 EVALUATION
-
-EVAL_TOKENS = 2048  # per forward pass: a matter of memory and speed, not of the result
-EVAL_BYTES = 1_000_000  # of the validation split are at most what evaluations during training walk
-
-
-def first_megabyte(corpus):
-    """The validation tokens that lie within its first EVAL_BYTES, after the one before them; and their bytes."""
-    if corpus.val_bytes <= EVAL_BYTES:
-        return corpus.val, corpus.val_bytes
-    ids, where = np.unique(corpus.val[1 : EVAL_BYTES + 1], return_inverse=True)  # a token has a byte or more
-    sizes = np.array([len(corpus.tokenizer.token_bytes(i)) for i in ids.tolist()])[where]
-    n = int(np.searchsorted(sizes.cumsum(), EVAL_BYTES, "right"))
-    return corpus.val[: n + 1], int(sizes[:n].sum())
-
-
-def summarize(nats, n_tokens, n_bytes):
-    """What a model paid for a text, in nats, per unit. Bits/byte does not depend on how the text is cut into tokens."""
-    mean = nats / max(n_tokens, 1)
-    figures = {"tokens": n_tokens, "nats_per_token": mean, "perplexity": math.exp(min(mean, 700))}
-    return figures | {"bits_per_byte": nats / math.log(2) / max(n_bytes, 1)}
-
-
-@torch.inference_mode()
-def evaluate(model, tokens, n_bytes, block_size):
-    """Score tokens[1:], each token once, in order, in windows of block_size targets; the last may be shorter.
-
-    tokens (N + 1,): ids, the first only as context for the second; n_bytes: UTF-8 bytes of tokens[1:].
-    Returns a dict: tokens, nats_per_token, perplexity, bits_per_byte. In float32, without dropout.
+    Weight decay draws matrices and embeddings to zero, against memorizing; gains and biases stay.
     """
-    was_training = model.training
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": cfg.weight_decay, "initial_lr": cfg.learning_rate},
+        {"params": vectors, "weight_decay": 0.0, "initial_lr": cfg.learning_rate},
+    ]
+    betas = (0.8, 0.99)  # a short run has no time for Adam's usual long averages, (0.9, 0.999)
+    return [torch.optim.AdamW(groups, betas=betas, fused=True)]
+
+
+# -------------------------------------------------------------------------------- 5 EVALUATION
+@torch.inference_mode()
+def evaluate(model, tokens, tokenizer, block_size):
+    """The loss of tokens[1:], each scored once, in windows of block_size; tokens: (N + 1,).
+
+    Returns its mean in nats/token, and in bits/byte: all nats / ln 2 / UTF-8 bytes of tokens[1:].
+    """
     model.eval()
-    device = next(model.parameters()).device
-    n, nats = len(tokens) - 1, 0.0
-    whole = n - n % block_size
-    stride = max(1, EVAL_TOKENS // block_size) * block_size
-    spans = [(i, min(i + stride, whole), block_size) for i in range(0, whole, stride)]
-    spans += [(whole, n, n - whole)] if whole < n else []
-    for start, end, width in spans:
-        ids = torch.from_numpy(tokens[start : end + 1].astype(np.int64)).to(device)
-        _, loss = model(ids[:-1].view(-1, width), ids[1:].view(-1, width))
-        nats += loss.item() * (end - start)
-    model.train(was_training)
-    return summarize(nats, n, n_bytes)
+    n, n_bytes, nats = len(tokens) - 1, 0, 0.0
+    for i in tqdm(range(0, n, block_size), "evaluating", delay=5, leave=False, disable=None):
+        ids = torch.from_numpy(tokens[i : i + block_size + 1].astype(np.int64))
+        idx = ids[None].to(next(model.parameters()).device)
+        nats += model(idx[:, :-1], idx[:, 1:])[1].item() * (len(ids) - 1)
+        n_bytes += len(tokenizer.decode_bytes(ids[1:].tolist()))
+    return nats / max(n, 1), nats / math.log(2) / max(n_bytes, 1)
 
 
-# ------------------------------------------------------------------------------------------------------- 6 GENERATION
-
-
+# -------------------------------------------------------------------------------- 6 GENERATION
 def pick_next(logits, temperature, top_k, top_p, generator):
-    """Draw one token per row of logits (B, V); returns ids (B,). Raises Halt."""
-    if not (logits < math.inf).all():  # nor is NaN
-        raise Halt("the model gives no numbers: damaged, or steps too large; try a lower learning rate", status=1)
-    if temperature < 1e-6:  # zero, or too little to divide by
+    """Draw one token id per row of logits (B, V); returns (B,)."""
+    if temperature < 1e-6:
         return logits.argmax(-1)
     logits = logits / temperature
     if top_k:
-        smallest = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -math.inf)
+        lowest = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]  # (B, 1)
+        logits = logits.masked_fill(logits < lowest, -math.inf)
     if top_p < 1:
-        probs, order = logits.softmax(-1).sort(descending=True)
-        surplus = probs.cumsum(-1) - probs >= top_p  # the likelier ones already hold top_p
+        probs, order = logits.softmax(-1).sort(descending=True)  # (B, V)
+        surplus = probs.cumsum(-1) - probs > top_p  # more probable tokens already reach top_p
         logits = logits.masked_fill(surplus.gather(-1, order.argsort(-1)), -math.inf)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
 @torch.inference_mode()
 def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, seed=0):
-    """Continue idx (B, T) by n tokens; yields the ids (B,) of each step as soon as they are drawn.
-
-    A full window drops its older half: the rest then has room to grow before that must be done again.
-    """
+    """Continue idx (B, T) by n tokens, yielding the ids (B,) of each as soon as it is drawn."""
     model.eval()
-    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device draws alike
-    window = idx[:, -block_size:]
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: every device draws the same
     for _ in range(n):
-        if window.size(1) > block_size:
-            window = window[:, -max(1, block_size // 2) :]
-        logits, _ = model(window)
+        logits, _ = model(idx[:, -block_size:])
         next_ids = pick_next(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
         yield next_ids
-        window = torch.cat((window, next_ids[:, None].to(window.device)), dim=1)
+        idx = torch.cat((idx, next_ids[:, None].to(idx.device)), dim=1)
 
 
-def encode_prompt(tokenizer, cfg):
-    """Ids of the text to continue. Raises Halt."""
-    try:
-        return tokenizer.encode(cfg.prompt or "\n\n")
-    except ValueError as error:
-        raise Halt(f"--prompt: {error}") from None
-
-
-def stream_text(model, tokenizer, cfg):
-    """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
-    idx = torch.tensor([encode_prompt(tokenizer, cfg)], device=next(model.parameters()).device)
-    how = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
-    text, shown, ids = "", 0, []
-    for next_ids in generate(model, idx, cfg.max_new_tokens, cfg.block_size, *how):
+def print_sample(run):
+    """Print a continuation of run.cfg.prompt as it is drawn, up to run.cfg.stop; returns it."""
+    cfg, ids, text, shown = run.cfg, [], "", 0
+    idx = torch.tensor([run.tokenizer.encode(cfg.prompt or "\n\n")], device=choose_device(cfg))
+    settings = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
+    print(f"\nsample at temperature {cfg.temperature:g}:\n\n{cfg.prompt}", end="")
+    for next_ids in generate(run.model, idx, cfg.max_new_tokens, cfg.block_size, *settings):
         ids.append(next_ids.item())
-        text = tokenizer.decode(ids)
+        text = run.tokenizer.decode(ids)
         if cfg.stop and cfg.stop in text:
-            yield text[shown : text.index(cfg.stop)]
-            return
-        unsure = max(len(cfg.stop) - 1, text.endswith("\ufffd"))  # may begin the stop string, or be half a character
-        final = max(shown, len(text) - unsure)
-        yield text[shown:final]
+            text = text[: text.index(cfg.stop)]
+            break
+        final = max(shown, len(text) - len(cfg.stop))  # the last characters may begin cfg.stop
+        print(text[shown:final], end="", flush=True)
         shown = final
-    yield text[shown:]
+    print(text[shown:], "[...]\n")
+    return cfg.prompt + text
 
 
-# ------------------------------------------------------------------------------------------------------- 7 CHECKPOINT
-
-# What a resumed run may change: where it is, how long it goes on, what it samples. All else is what makes the run.
-RESUMABLE = {"data", "out", "resume", "overwrite", "device", "dtype", "max_steps", "max_seconds", "evals"}
-RESUMABLE |= {"save_seconds", "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "stop"}
-
-
-def write_file(path, content, mark=""):
-    """Replace a file in one stroke (write beside it, flush, rename): a crash leaves the old one or the new one.
-
-    content: bytes, or an iterable of them; mark: part of the name beside it, where several may write the same file.
-    """
-    beside = Path(f"{path}{mark}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.writelines([content] if isinstance(content, (bytes, memoryview)) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)  # a full disk wants no half file
+# -------------------------------------------------------------------------------- 7 CHECKPOINT
+def write_file(path, content):
+    """Write bytes under a temporary name, then rename: a killed run leaves no half-written file."""
+    temporary = Path(f"{path}.{os.getpid()}.tmp")  # another run may be writing the same file
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
-def moments(optimizer):
-    """What an optimizer has gathered: a dict for each of its parameters, in their order. The rest is cfg's to say."""
-    return [optimizer.state[p] for group in optimizer.param_groups for p in group["params"]]
-
-
-def save_checkpoint(path, model, progress, corpus, **more):
-    """best.pt is what `sample` and `eval` use; checkpoint.pt holds the optimizer too, to go on from."""
-    state = {"model": model.state_dict(), "progress": asdict(progress), "sha256": corpus.sha256, **more}
-    state["tokenizer"] = hashlib.sha256(path.with_name("tokenizer.json").read_bytes()).hexdigest()
+def save_checkpoint(path, **state):
+    """Write tensors, numbers and lists to a file that load_checkpoint reads."""
     buffer = io.BytesIO()
-    torch.save({"version": VERSION, **state}, buffer)
+    torch.save(state, buffer)
     write_file(path, buffer.getbuffer())
 
 
-def fits(saved, own):
-    """Whether saved state has the layout of our own, the same keys, types and shapes, whatever its numbers are."""
-    if isinstance(own, torch.Tensor):
-        alike = isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (own.shape, own.dtype)
-        return alike and (saved.is_contiguous() or saved.mT.is_contiguous())  # else numbers could share their place
-    if isinstance(own, dict):
-        return isinstance(saved, dict) and saved.keys() == own.keys() and all(fits(saved[key], own[key]) for key in own)
-    if isinstance(own, list | tuple):
-        return isinstance(saved, list | tuple) and len(saved) == len(own) and all(map(fits, saved, own))
-    return type(saved) in ((int, float) if type(own) in (int, float) else (type(own),))
-
-
-def read_checkpoint(path):
-    """What save_checkpoint wrote, as data: no code in it is run. Raises many things if it is damaged or hostile."""
-    with zipfile.ZipFile(path) as file:  # torch packs nothing: packed or shared records could flood the memory
-        records = file.infolist()
-        size = sum(record.file_size for record in records)
-        if any(record.compress_type for record in records) or size > path.stat().st_size or file.testzip():
-            raise ValueError(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    rows = state["progress"]["rows"]
-    like = dict.fromkeys({"step", "train_loss", "val_bits_per_byte", *(rows[0] if rows else ())}, 0.0)
-    sound = fits(state["progress"], asdict(Progress(rows=[like] * len(rows))))
-    if not sound or not isinstance(state["progress"]["step"], int) or not 0 < state["progress"]["step"] < 2**53:
-        raise ValueError(path)
-    return state
-
-
-def load_checkpoint(path, model, corpus=None, optimizer=None):
-    """Copy a checkpoint into model and optimizer; returns its Progress. Raises Halt."""
+def load_checkpoint(path, model):
+    """Copy the saved weights into the model; returns all that was saved."""
     try:
-        state = read_checkpoint(path)
-        version, sha256, progress = state["version"], state["sha256"], Progress(**state["progress"])
-        beside = hashlib.sha256(path.with_name("tokenizer.json").read_bytes()).hexdigest()
-        own_tokenizer = version != VERSION or state["tokenizer"] == beside
-    except FileNotFoundError:
-        raise Halt(f"{path}: no such checkpoint; train first") from None
-    except Exception:  # a damaged file can make the reader say anything
-        raise Halt(f"{path}: truncated, damaged, or not a checkpoint of {VERSION}") from None
-    if version != VERSION:
-        raise Halt(f"{path}: belongs to {version}, not to {VERSION}; use {version}.py")
-    if not own_tokenizer:
-        raise Halt(f"{path}: was trained with another tokenizer than the tokenizer.json beside it")
-    if corpus and corpus.sha256 != sha256:
-        raise Halt(f"{path}: was trained on another text than --data now holds; start a new run for that")
-    own = {"model": model.state_dict()}
-    if optimizer:
-        for p in model.parameters():
-            p.grad = torch.zeros_like(p)
-        optimizer.step()  # on nothing, so that its state gets its keys and shapes
-        own["optimizer"] = moments(optimizer)
-    try:
-        if not fits({key: state[key] for key in own}, own):
-            raise ValueError(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
-        if optimizer:
-            for mine, saved in zip(own["optimizer"], state["optimizer"], strict=True):
-                mine |= {k: v.to(mine[k].device) if isinstance(v, torch.Tensor) else v for k, v in saved.items()}
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError):
-        raise Halt(f"{path}: does not fit config.json and tokenizer.json beside it") from None
-    return progress
+        return state
+    except Exception as error:  # torch has a dozen kinds for missing, truncated and misshapen
+        raise UserError(f"{path}: missing, damaged or of other settings ({error!r:.40})") from None
 
 
-def find_run(out=""):
-    """The run folder that --out names, or the newest numbered one of this version. Raises Halt if none."""
-    numbered = [p for p in Path("runs", VERSION).glob("*") if p.name.isdecimal() and (p / "config.json").exists()]
-    if not out and not numbered:
-        raise Halt(f"no run in {Path('runs', VERSION)}; train first, or name a run folder with --out")
-    return Path(out) if out else max(numbered, key=lambda p: int(p.name))
+def last_number():
+    """The number of the newest run in runs/, 0 if there is none."""
+    return max((int(p.name) for p in RUNS.glob("*") if p.name.isdecimal()), default=0)
 
 
-def claim_folder(cfg):
-    """Make the folder of a new run: the one that --out names, or the next number. Raises Halt if it is taken."""
-    if cfg.out:
-        folder = Path(cfg.out)
-        names = ("config.json", "checkpoint.pt", "best.pt", "metrics.csv", "loss.png", "sample.txt")
-        if any((folder / name).exists() for name in names[:3]) and not cfg.overwrite:
-            raise Halt(f"--out {folder}: already holds a run; add --resume or --overwrite")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise Halt(f"--out {folder}: a file is in the way; name a folder") from None
-        for name in names:
-            (folder / name).unlink(missing_ok=True)
-        return folder
-    numbers = [int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdecimal()]
-    folder = Path("runs", VERSION, str(max(numbers, default=0) + 1))
+def create_folder(cfg, tokenizer):
+    """Make the folder of a new run, --out or the next free number in runs/, with its settings."""
+    folder = Path(cfg.out or RUNS / str(last_number() + 1))
     try:
-        folder.mkdir(parents=True)
-        return folder
-    except FileExistsError:  # another training took it at the same moment
-        return claim_folder(cfg)
+        folder.mkdir(parents=True, exist_ok=cfg.overwrite)
+    except FileExistsError:
+        if not cfg.out:  # another run has just taken this number
+            return create_folder(cfg, tokenizer)
+        raise UserError(f"--out {folder}: exists; choose another name or add --overwrite") from None
+    for old in ("checkpoint.pt", "best.pt", "metrics.csv", "loss.png", "sample.txt"):
+        (folder / old).unlink(missing_ok=True)
+    tokenizer.save(folder / "tokenizer.json")
+    settings = json.dumps({"version": NAME, **asdict(cfg)}, indent=2)
+    write_file(folder / "config.json", settings.encode())
+    return folder
 
 
-def read_config(folder):
-    """The Config of a run. Raises Halt if the folder holds none, or one of another version."""
+def find_run(out):
+    """The folder of a run, `out` or the newest number in runs/, and its Config."""
+    folder = Path(out or RUNS / str(last_number()))
     try:
-        saved = json.loads((folder / "config.json").read_bytes())
+        saved = json.loads((folder / "config.json").read_text())
         version = saved.pop("version")
-        cfg = Config(**saved) if version == VERSION else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        path = folder / "config.json"
-        raise Halt(f"{path}: no run there, or damaged; train first, or name a run folder with --out") from None
-    if cfg is None:
-        raise Halt(f"{folder}: holds a run of {version}, not of {VERSION}; use {version}.py")
-    return cfg
+        if version == NAME:
+            return folder, Config(**saved)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder}: holds no run; train one, or name its folder by --out") from None
+    raise UserError(f"{folder}: holds a run of {version}; use {version}.py")
 
 
-@dataclass
-class Run:
-    """A trained model with all that is needed to use it."""
-
-    folder: Path
-    cfg: Config
-    tokenizer: object  # with encode, decode and vocab_size
-    model: nn.Module
-
-
-def load_run(folder="", **changes):
-    """The best model of a run folder (default: the newest); `changes` replace fields of its Config. Raises Halt."""
-    folder = find_run(folder)
-    cfg = replace(read_config(folder), **changes)
+def load_run(out="", **changes):
+    """The best model of a run, by default the newest, as a Run; `changes` replace settings."""
+    folder, cfg = find_run(out)
+    cfg = replace(cfg, **changes)
+    cfg.check()
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    model = LanguageModel(cfg, tokenizer.vocab_size)
-    load_checkpoint(folder / "best.pt", model)
-    return Run(folder, cfg, tokenizer, model.to(choose_device(cfg)).eval())
+    model = LanguageModel(cfg, tokenizer.vocab_size).to(choose_device(cfg))
+    step = load_checkpoint(folder / "best.pt", model)["step"]
+    return Run(folder, cfg, tokenizer, model.eval(), step)
 
 
-# ----------------------------------------------------------------------------------------------------------- 8 REPORT
+MAY_CHANGE = {"command", "data", "max_steps", "max_seconds", "evals", "eval_tokens", "device"}
+MAY_CHANGE |= {"dtype", "out", "overwrite", "resume", "prompt", "max_new_tokens", "temperature"}
+MAY_CHANGE |= {"top_k", "top_p", "stop"}  # when a run is resumed; all else makes it what it is
 
 
-def print_header(cfg, model, corpus, folder, device):
-    """What runs, on what, on which text, for how long: all that the result depends on."""
-    n_params, n_val = sum(p.numel() for p in model.parameters()), len(corpus.val) - 1
-    where = f"{device} {'bfloat16' if uses_bfloat16(cfg, device) else 'float32'} | {torch.get_num_threads()} threads"
-    where += f" | torch {torch.__version__} | seed {cfg.seed}"
-    budget = [f"{cfg.max_steps} steps"] * bool(cfg.max_steps) + [f"{cfg.max_seconds:g} s"] * bool(cfg.max_seconds)
-    size = f"{len(corpus.train):,} + {n_val:,} tokens | vocabulary {corpus.tokenizer.vocab_size:,}"
-    size += f" | {len(corpus.train) / cfg.batch_size / cfg.block_size:,.0f} steps per pass"
-    print(f"{VERSION} | {n_params:,} parameters, depth {cfg.n_layer} | {where}")
-    print(f"{cfg.data} | {size} | {corpus.val_bytes / max(n_val, 1):.3f} bytes/token")
-    print(f"{' or '.join(budget)} | {folder}")
-    print("    step  seconds   tokens/s  train nats/token  val nats/token  val bits/byte")
+def identity(cfg, corpus):
+    """What a run and its resumed part must share: the text and most settings."""
+    text = hashlib.sha256(corpus.train)
+    text.update(corpus.val)
+    settings = {name: value for name, value in asdict(cfg).items() if name not in MAY_CHANGE}
+    return {"text": text.hexdigest(), **settings}
 
 
-def print_row(row):
-    """One evaluation as one line of fixed width, without disturbing the progress bar."""
-    start = f"{row['step']:>8} {row['seconds']:>8.1f} {row['tokens'] / max(row['seconds'], 1e-9):>10,.0f}"
-    tqdm.write(f"{start} {row['train_loss']:>17.4f} {row['val_loss']:>15.4f} {row['val_bits_per_byte']:>14.4f}")
+def save_progress(folder, cfg, corpus, model, optimizers, loop):
+    """Write checkpoint.pt, from which --resume continues; loop: the state of the training loop."""
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise UserError("the weights are not finite; try a lower --learning-rate")
+    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+    state |= {"loop": loop, "identity": identity(cfg, corpus)}
+    save_checkpoint(folder / "checkpoint.pt", **state)
 
 
-def print_score(score, floor):
-    """What evaluate returned, in all its units, and how far above the floor that is."""
-    line = f"{score['nats_per_token']:.4f} nats/token | perplexity {score['perplexity']:.3f}"
-    line += f" | {score['bits_per_byte']:.4f} bits/byte over {score['tokens']:,} tokens"
-    if floor is not None:
-        line += f" | {score['bits_per_byte'] - floor:.4f} above the text's own entropy of {floor:.4f}"
-    print(line)
+def resume(folder, cfg, corpus, model, optimizers):
+    """Restore model and optimizers; returns the state of the training loop."""
+    state = load_checkpoint(folder / "checkpoint.pt", model)
+    if changed := dict(identity(cfg, corpus).items() - state["identity"].items()):
+        raise UserError(f"--resume: {folder} was trained with other settings than {changed}")
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    if budget_spent(cfg, *state["loop"][:2]) == 1:
+        raise UserError("--resume: the budget is used up; give more --max-seconds or --max-steps")
+    settings = json.dumps({"version": NAME, **asdict(cfg)}, indent=2)
+    write_file(folder / "config.json", settings.encode())
+    return state["loop"]
 
 
-def write_metrics(folder, rows):
-    """metrics.csv, whole, from the rows that the checkpoint also holds: none can be lost, doubled or torn."""
-    lines = [",".join(map(str, values)) for values in (rows[0].keys(), *(row.values() for row in rows))]
-    write_file(folder / "metrics.csv", "\n".join([*lines, ""]).encode())
-
-
-def draw_plot(folder, rows, corpus):
-    """loss.png: training and validation loss over the steps, and the floor, all in bits/byte."""
-    from matplotlib.figure import Figure  # here, because it takes a second to import
-
-    bits_per_nat = len(corpus.train) / corpus.train_bytes / math.log(2)
-    steps = [row["step"] for row in rows]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=VERSION)
-    axes.plot(steps, [row["train_loss"] * bits_per_nat for row in rows], "--", label="training, as it went")
-    axes.plot(steps, [row["val_bits_per_byte"] for row in rows], "o-", markersize=3, label="validation")
-    if corpus.floor is not None:
-        axes.axhline(corpus.floor, color="gray", linewidth=1, label="entropy of the text")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    write_file(folder / "loss.png", picture.getbuffer())
-
-
-# --------------------------------------------------------------------------------------------------------- 9 TRAINING
-
-
+# ---------------------------------------------------------------------------------- 8 TRAINING
 def choose_device(cfg):
-    """The torch.device of a run. Raises Halt for one that this machine lacks."""
-    name = cfg.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    """The torch.device that --device names."""
+    if cfg.device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        torch.ones(1, device=name).cpu()
-        return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
-        raise Halt(f"--device {name}: not available here; try auto or cpu") from None
+        return torch.zeros(1, device=cfg.device).device
+    except Exception:  # each backend raises a kind of its own
+        raise UserError(f"--device {cfg.device}: not available here; try auto or cpu") from None
 
 
 def uses_bfloat16(cfg, device):
-    """Whether training's matrix products run in bfloat16: by default where the hardware has it natively."""
+    """Whether matrix products run in bfloat16: as --dtype says, or where the hardware has it."""
     if cfg.dtype != "auto":
         return cfg.dtype == "bfloat16"
-    if device.type == "cpu":
-        able = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell: then float32
-        return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return able.get("amx_bf16", False) or able.get("avx512_bf16", False)
 
 
-def keep_memory():
-    """Let glibc keep what a step frees for the next one: having its pages anew can cost a third of a step's time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-4, 0)  # M_MMAP_MAX: no tensor has pages of its own, which free would give back
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: nor does free give back the heap's
+def print_header(cfg, model, corpus, folder):
+    """Say what runs, on which text, for how long, and where."""
+    n_params, n_train = sum(p.numel() for p in model.parameters()), len(corpus.train)
+    pass_steps, n_val = n_train / cfg.batch_size / cfg.block_size, len(corpus.val) - 1
+    print(f"model    {NAME}, {n_params:,} parameters, {corpus.tokenizer.vocab_size:,} tokens")
+    print(f"text     {cfg.data}, {n_train:,} tokens to train on, {n_val:,} to validate")
+    budget = f"{cfg.max_seconds:g} seconds" if cfg.max_seconds else f"{cfg.max_steps:,} steps"
+    print(f"budget   {budget}; {pass_steps:,.0f} steps are one pass over the text")
+    device = choose_device(cfg)
+    dtype = "bfloat16" if uses_bfloat16(cfg, device) else "float32"
+    print(f"machine  {device}, {torch.get_num_threads()} threads, {dtype}")
+    print(f"folder   {folder}\n")
+    print("    step  seconds  tokens/s  training loss  validation loss  bits/byte")
 
 
-class StopSignals:
-    """Ctrl-C and SIGTERM set `received`, which training reads after each step; a second one leaves at once."""
-
-    def __enter__(self):
-        self.received, self.previous = 0, {}
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self.previous = {s: signal.signal(s, self.receive) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def receive(self, number, frame):
-        if self.received:
-            os._exit(128 + number)
-        self.received = number
-
-    def __exit__(self, *error):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+def draw_plot(folder, rows, entropy):
+    """loss.png: training and validation loss over the steps, in bits/byte."""
+    scale = rows[0]["val_bits_per_byte"] / rows[0]["val_loss"]  # bits/byte of one nat/token
+    steps, best = [row["step"] for row in rows], min(rows, key=lambda row: row["val_loss"])
+    figure = Figure(layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=NAME)
+    axes.plot(steps, [row["train_loss"] * scale for row in rows], "--", label="training")
+    axes.plot(steps, [row["val_loss"] * scale for row in rows], label="validation")
+    axes.plot(best["step"], best["val_loss"] * scale, "o", label=f"best: step {best['step']:,}")
+    if entropy is not None:
+        axes.axhline(entropy, color="gray", label="entropy of the text")
+    axes.legend()
+    figure.savefig(picture := io.BytesIO())
+    write_file(folder / "loss.png", picture.getbuffer())
 
 
-@dataclass
-class Progress:
-    """How far a run has come; saved with every checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0  # of training only
-    losses: float = 0.0  # their sum over the steps since the last evaluation
-    since: int = 0  # the number of those steps
-    best: float = math.inf  # lowest validation loss, nats/token
-    rows: list = field(default_factory=list)  # of metrics.csv, a dict per evaluation
-
-    def spent(self, cfg):
-        """Fraction of the budget that is used up, 0 to 1."""
-        steps = self.step / cfg.max_steps if cfg.max_steps else 0.0
-        return min(1.0, max(steps, self.seconds / cfg.max_seconds if cfg.max_seconds else 0.0))
-
-
-def start(cfg, device):
-    """What a training needs, new or from its checkpoint: folder, corpus, model, optimizer, progress. Raises Halt."""
-    folder, tokenizer, progress = None, None, Progress()
-    if cfg.resume:
-        folder = find_run(cfg.out)
-        before = asdict(read_config(folder))
-        for name, value in asdict(cfg).items():
-            if name not in RESUMABLE and value != before[name]:
-                raise Halt(f"--resume: {folder} was trained with {name} {before[name]}, not {value}; start a new run")
-        tokenizer = load_tokenizer(folder / "tokenizer.json")
-    corpus = load_corpus(cfg, tokenizer)
-    encode_prompt(corpus.tokenizer, cfg)  # what a sample cannot begin with is said now, not after the training
-    torch.manual_seed(cfg.seed)
-    model = LanguageModel(cfg, corpus.tokenizer.vocab_size).to(device)
-    optimizer = make_optimizer(model, cfg)
-    if cfg.resume:
-        progress = load_checkpoint(folder / "checkpoint.pt", model, corpus, optimizer)
-    else:
-        folder = claim_folder(cfg)
-        corpus.tokenizer.save(folder / "tokenizer.json")
-    write_file(folder / "config.json", json.dumps({"version": VERSION, **asdict(cfg)}, indent=2).encode())
-    return folder, corpus, model, optimizer, progress
+def record(folder, model, corpus, cfg, rows, step, seconds, losses):
+    """Evaluate, print and save the result; save the model if its validation loss is the lowest."""
+    part, tokens = corpus.val[: cfg.eval_tokens + 1], step * cfg.batch_size * cfg.block_size
+    nats, bits = evaluate(model, part, corpus.tokenizer, cfg.block_size)
+    model.train()
+    mean = sum(losses) / len(losses)
+    if not math.isfinite(mean + nats):
+        raise UserError(f"step {step}: the loss is not finite; try a lower --learning-rate")
+    row = {"step": step, "seconds": seconds, "tokens": tokens, "train_loss": mean}
+    rows.append(row | {"val_loss": nats, "val_bits_per_byte": bits})
+    row = f"{step:>8,} {seconds:>8.1f} {tokens / seconds:>9,.0f} {mean:>14.4f}"
+    tqdm.write(f"{row} {nats:>16.4f} {bits:>10.4f}")
+    if nats == min(row["val_loss"] for row in rows):
+        save_checkpoint(folder / "best.pt", model=model.state_dict(), step=step)
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows), ""]
+    write_file(folder / "metrics.csv", "\n".join(lines).encode())
+    draw_plot(folder, rows, corpus.entropy)
 
 
-def train_step(model, optimizer, corpus, cfg, progress, device):
-    """One update of the weights. Returns its figures: `loss` in nats/token, and more columns for metrics.csv."""
-    spent = progress.spent(cfg)
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * schedule(spent, cfg)
+def budget_spent(cfg, step, seconds):
+    """The share of the budget that is used up, 0 to 1."""
+    return min(1.0, seconds / cfg.max_seconds if cfg.max_seconds else step / cfg.max_steps)
+
+
+def set_schedules(cfg, model, optimizers, spent, step):
+    """Set learning rates and dropout for a step."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = group["initial_lr"] * schedule(spent, cfg)
     dropout = cfg.dropout * (spent if cfg.dropout_schedule == "linear" else 1.0)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
-    if dropout:  # it too is a function of (seed, step)
-        torch.manual_seed(cfg.seed * 1_000_003 + progress.step)
-    idx, targets = get_batch(corpus.train, cfg, progress.step, device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
-        _, loss = model(idx, targets)
-    if not loss.isfinite():
-        return {"loss": loss.item()}  # which ends the training, with the weights as they were
-    optimizer.zero_grad()
-    loss.backward()
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
-    optimizer.step()
-    lr = optimizer.param_groups[0]["lr"]
-    return {"loss": loss.item(), "learning_rate": lr, "grad_norm": grad_norm.item(), "dropout": dropout}
+    if dropout:  # what is dropped is a function of (seed, step) too
+        torch.manual_seed(cfg.seed * 1_000_003 + step)
 
 
-def record(folder, model, corpus, cfg, progress, loss, **more):
-    """Evaluate; print the result, keep it as a row of metrics.csv, and keep the model if it is the best so far."""
-    score = evaluate(model, *first_megabyte(corpus), cfg.block_size)
-    row = {"step": progress.step, "seconds": round(progress.seconds, 3)}
-    row |= {"tokens": progress.step * cfg.batch_size * cfg.block_size, "train_loss": progress.losses / progress.since}
-    row |= {"val_loss": score["nats_per_token"], "val_bits_per_byte": score["bits_per_byte"], **more}
-    progress.rows.append(row)
-    progress.losses, progress.since = 0.0, 0
-    if row["val_loss"] < progress.best:
-        progress.best = row["val_loss"]
-        save_checkpoint(folder / "best.pt", model, progress, corpus)
-    write_metrics(folder, progress.rows)
-    print_row(row)
+@contextmanager
+def catch_signals(folder):
+    """A list that the first Ctrl-C or SIGTERM fills; a second one ends the program at once."""
+    received = []
+
+    def receive(number, frame):
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        again = f"python {NAME}.py --resume --out {folder}"
+        raise UserError(f"stopped and saved; continue with: {again}")
 
 
 def train(cfg):
-    """Train a model as cfg says, from scratch or on from a checkpoint; returns the run folder. Raises Halt."""
-    device = choose_device(cfg)
-    folder, corpus, model, optimizer, progress = start(cfg, device)
-    print_header(cfg, model, corpus, folder, device)
-    keep_memory()
-    model.train()
-    spent, saved_at = progress.spent(cfg), progress.seconds
-    look = "{percentage:3.0f}%|{bar}| {postfix}, {remaining} left"
-    bar = tqdm(total=100, initial=100 * spent, disable=None, bar_format=look)
-    with StopSignals() as signals, bar:
-        while spent < 1 and not signals.received:
-            began = time.perf_counter()
-            stats = train_step(model, optimizer, corpus, cfg, progress, device)
-            progress.seconds += time.perf_counter() - began
-            progress.step += 1
-            before, spent = spent, progress.spent(cfg)
+    """Train a model, from scratch or from its last save; returns its run folder."""
+    cfg.check()
+    device, folder = choose_device(cfg), find_run(cfg.out)[0] if cfg.resume else None
+    corpus = load_corpus(cfg, load_tokenizer(folder / "tokenizer.json") if cfg.resume else None)
+    torch.manual_seed(cfg.seed)
+    model = LanguageModel(cfg, corpus.tokenizer.vocab_size).to(device)
+    optimizers = make_optimizers(model, cfg)
+    loop = resume(folder, cfg, corpus, model, optimizers) if cfg.resume else (0, 0.0, [], [])
+    folder = folder or create_folder(cfg, corpus.tokenizer)
+    print_header(cfg, model, corpus, folder)
+
+    step, seconds, losses, rows = loop
+    spent = budget_spent(cfg, step, seconds)  # share of the budget, 0 to 1
+    bar = tqdm(total=1, initial=spent, bar_format=BAR, leave=False, disable=None)
+    with catch_signals(folder) as signals, bar:
+        while spent < 1 and not signals:
+            start = time.perf_counter()
+            set_schedules(cfg, model, optimizers, spent, step)
+            idx, targets = get_batch(corpus.train, cfg, step, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
+                _, loss = model(idx, targets)
+            model.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+            for optimizer in optimizers:
+                optimizer.step()
+            losses.append(loss.item())
+            seconds += time.perf_counter() - start
+            step += 1
+            before, spent = spent, budget_spent(cfg, step, seconds)
+            bar.update(spent - before)
+            bar.set_postfix_str(f"step {step}, loss {losses[-1]:.3f}", refresh=False)
             due = int(spent * cfg.evals) > int(before * cfg.evals)
-            save = due or signals.received or progress.seconds - saved_at >= cfg.save_seconds
-            sound = not save or all(p.isfinite().all() for p in model.parameters())  # the loss came before
-            if not math.isfinite(stats["loss"]) or not sound:
-                at = f"step {progress.step}, learning rate {optimizer.param_groups[0]['lr']:.3g}"
-                what = f"the loss is {stats['loss']}" if sound else "the update left weights that are no numbers"
-                cure = "try a lower --learning-rate or --dtype float32"
-                raise Halt(f"{at}: {what}; {cure}; {folder} keeps what was saved before", status=1)
-            progress.losses, progress.since = progress.losses + stats["loss"], progress.since + 1
-            bar.set_postfix_str(f"step {progress.step} loss {stats['loss']:.3f}", refresh=False)
-            bar.update(100 * (spent - before))
             if due:
-                record(folder, model, corpus, cfg, progress, **stats)
-            if save or signals.received:
-                save_checkpoint(folder / "checkpoint.pt", model, progress, corpus, optimizer=moments(optimizer))
-                saved_at = progress.seconds
-    if progress.rows:
-        draw_plot(folder, progress.rows, corpus)
-    if signals.received:
-        again = f"python {VERSION}.py --resume --out {folder}"
-        raise Halt(f"stopped at step {progress.step}, saved; go on with: {again}", status=128 + signals.received)
+                record(folder, model, corpus, cfg, rows, step, seconds, losses)
+                losses.clear()
+            if due or signals:
+                loop = (step, seconds, losses, rows)
+                save_progress(folder, cfg, corpus, model, optimizers, loop)
+    if rows[-1]["val_loss"] > 1.01 * min(row["val_loss"] for row in rows):
+        print("The validation loss rose again: the model memorizes. Use more text or fewer steps.")
     return folder
 
 
-# ---------------------------------------------------------------------------------------------------- 10 COMMAND LINE
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line."""
-
-    def error(self, message):
-        raise Halt(f"{message}; see python {VERSION}.py --help")
-
-
-def parse(argv):
-    """The command and the flags given, as {field of Config: value}."""
-    parser = Parser(prog=f"{VERSION}.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("command", nargs="?", default="train", metavar="train|sample|eval")
-    for f in fields(Config):
-        shown = "" if f.default in ("", 0) else f" (default: {f.default})"
-        kind = {"action": "store_true"} if isinstance(f.default, bool) else {"type": type(f.default), "metavar": "X"}
-        text = (f.metadata["help"] + shown).replace("%", "%%")
-        parser.add_argument("--" + f.name.replace("_", "-"), default=argparse.SUPPRESS, help=text, **kind)
-    given = vars(parser.parse_args(argv))  # which names an unknown flag before it looks at the command
-    command = given.pop("command")
-    if command not in ("train", "sample", "eval"):
-        parser.error(f"{command}: choose from train, sample, eval")
-    if {"resume", "overwrite"} <= given.keys():
-        parser.error("--resume and --overwrite: give one of the two")
-    return command, given
-
-
-def print_sample(run):
-    """Print a sample as it is drawn; returns it."""
-    text = run.cfg.prompt
-    print(text, end="", flush=True)
-    for piece in stream_text(run.model, run.tokenizer, run.cfg):
-        text += piece
-        print(piece, end="", flush=True)
-    print()
-    return text
-
-
-def run_command(command, given):
-    """Do what a command line says. Raises Halt."""
-    folder = given.get("out", "")
-    if command == "train":
-        cfg = replace(read_config(find_run(folder)), **given) if "resume" in given else Config(**given)
-        folder = train(cfg)
-    run = load_run(folder, **{k: v for k, v in given.items() if k != "out"})
-    if command != "sample":
-        corpus = load_corpus(run.cfg, run.tokenizer)
-        print_score(evaluate(run.model, corpus.val, corpus.val_bytes, run.cfg.block_size), corpus.floor)
-    if command != "eval":
+# ------------------------------------------------------------------------------ 9 COMMAND LINE
+def run_command(cfg):
+    """Train, then evaluate and sample; or do one of the two with a trained model."""
+    folder = train(cfg) if cfg.command == "train" else cfg.out
+    run = load_run(**asdict(cfg) | {"out": folder})
+    if cfg.command != "sample":
+        corpus = load_corpus(cfg, run.tokenizer)
+        nats, bits = evaluate(run.model, corpus.val, run.tokenizer, cfg.block_size)
+        above = f" ({bits - corpus.entropy:.4f} above the entropy)" if corpus.entropy else ""
+        print(f"best: step {run.step:,}, {nats:.4f} nats/token, {bits:.4f} bits/byte{above}")
+    if cfg.command != "eval":
         text = print_sample(run)
-        if command == "train":
-            write_file(folder / "sample.txt", text.encode())
+    if cfg.command == "train":
+        write_file(folder / "sample.txt", text.encode())
+        print(f"saved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
+        print(f'next: python {NAME}.py sample --prompt "Once"')
 
 
-def main(argv=None):
-    """Run a command line (default: this process's); returns the exit status."""
-    warnings.simplefilter("ignore")  # standard error is for the one line of an error
-    getattr(sys.stdout, "reconfigure", dict)(errors="replace")  # a terminal may lack letters
+def main():
+    """Run the command line; a foreseen problem ends in one message and a status that is not 0."""
+    sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks some letters
     try:
-        run_command(*parse(argv))
-        return 0
-    except (Halt, OSError) as error:  # an OSError is the machine's: disk full, no permission
-        message, status = str(error), getattr(error, "status", 1)
+        cfg = tyro.cli(Config, description=__doc__.splitlines()[0])
+        if cfg.command != "train" or cfg.resume:  # what is not given stays as the run was trained
+            cfg = tyro.cli(Config, default=find_run(cfg.out)[1])
+        run_command(cfg)
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        sys.exit(f"{NAME}: {str(error) or 'interrupted'}")
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch has no class of its own for it
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        message, status = "not enough memory; try a smaller --batch-size, --block-size or model", 1
-    except KeyboardInterrupt:
-        return 130
-    print(f"{VERSION}: {' '.join(message.split())}", file=sys.stderr)  # one line, whatever a file's name holds
-    return status
+        sys.exit(f"{NAME}: out of memory; try a smaller --batch-size, --block-size or model")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which passes by what removes half-written files
-    sys.exit(main())
+    main()

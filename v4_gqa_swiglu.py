@@ -1,20 +1,18 @@
-"""v4: the Llama block: RMSNorm, SwiGLU, grouped-query attention, and RoPE again.
+"""v4: the block of Llama, a cache for generation, and Muon.
 
-Same as v3: tokens, evaluation, checkpoints, reports.
+Same as v3: tokens, evaluation, checkpoints, the training loop.
 New:
-  - `RMSNorm`: divide by the root mean square, subtract nothing (arXiv:1910.07467).
-  - `MLP` as SwiGLU: one linear map gates another (arXiv:2002.05202).
-  - `CausalSelfAttention` with n_kv_head key/value heads, each serving n_head / n_kv_head query heads
-    (GQA, arXiv:2305.13245), on rotated queries and keys as in v2; the fused operator on a GPU.
-  - `KVCache`: generation computes each position once and keeps its keys and values.
-  - Muon for the matrices (`--optimizer`), weight decay that grows as a text is read again and again,
-    `--compile`, `--preset lil` (39.6 M parameters).
-Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 9 TRAINING, 10 COMMAND LINE
-Measured: 0.368 bits/byte on input.txt (0.176 above its entropy), 1,262,720 parameters, 109 s on 2 CPU cores
-Run: python v4_gqa_swiglu.py [train|sample|eval] [--context N] [--help]
+  - `RMSNorm` (arXiv:1910.07467): a LayerNorm without mean and bias, at no loss of quality.
+  - `MLP` as SwiGLU (arXiv:2002.05202): one map gates another, so that units can multiply.
+  - Grouped queries (GQA, arXiv:2305.13245): n_kv_head heads of keys and values for n_head of
+    queries, because keys and values are what generation must keep and read; on RoPE, as in v2.
+  - A cache of keys and values: a token that was read is never computed again.
+  - `Muon` for the matrices of the blocks: an update moves all directions of a matrix alike.
+Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 8 TRAINING
+Measured: MEASURED
+Run: python v4_gqa_swiglu.py [train|sample|eval] [--help]
 """
 
-import argparse
 import ctypes
 import hashlib
 import io
@@ -23,319 +21,184 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
-import warnings
-import zipfile
-import zlib
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections import namedtuple
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import tyro
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from bpe_tokenizer import BPETokenizer
 
-VERSION = Path(__file__).stem  # names the run folder and marks the checkpoints
-
-# ----------------------------------------------------------------------------------------------------------- 1 CONFIG
-
-
-class Halt(Exception):
-    """Ends a command with one line on standard error and an exit status.
-
-    Status 2: the user's to mend (the default). 1: the machine's. 128 + n: stopped by signal n.
-    """
-
-    def __init__(self, message, status=2):
-        super().__init__(message)
-        self.status = status
+NAME = Path(__file__).stem
+RUNS = Path("runs", NAME)  # holds the folders of this version's runs: 1, 2, ...
+Corpus = namedtuple("Corpus", "tokenizer train val entropy")  # from load_corpus
+Run = namedtuple("Run", "folder cfg tokenizer model step")  # from load_run
+BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # of tqdm
 
 
-def knob(default, help, low=0, high=math.inf, choices=None):
-    """One field of Config: its default, the text that --help prints, and the values it may take."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+# ------------------------------------------------------------------------------------- 1 CONFIG
+class UserError(Exception):
+    """A problem that the user can solve; from anywhere, main prints its message and exits."""
 
 
 @dataclass
 class Config:
-    """Every knob of a run, each also a flag (`batch_size` is `--batch-size`). Raises Halt on a bad value."""
+    """All settings of a run. Each is also a flag: max_steps is --max-steps."""
 
-    # data
-    data: str = knob("input.txt", "UTF-8 text to learn from; its last tenth is the validation split")
-    tokenizer: str = knob("", "tokenizer.json to use; --vocab-size is then ignored (default: learned from --data)")
-    vocab_size: int = knob(0, "tokens to learn, 256 or more (0: one per 256 bytes of text, from 512 to 4096)")
-    allowed_chars: str = knob("", "learn merges among these characters only (default: among all)")
-    block_size: int = knob(256, "context length in tokens", low=1, high=2**20)
-    batch_size: int = knob(8, "windows of block_size tokens per step", low=1, high=2**20)
-    # model
-    n_layer: int = knob(0, "transformer blocks (0: one per 15 of --max-seconds, from 1 to 4; else 4)", high=1000)
-    n_head: int = knob(4, "attention heads per block; must divide n_embd", low=1)
-    n_kv_head: int = knob(2, "key/value heads per block; must divide n_head", low=1)
-    n_embd: int = knob(128, "width of the residual stream", low=1, high=2**16)
-    d_ff: int = knob(352, "width of the feed-forward layer, about 8/3 n_embd", low=1, high=2**20)
-    rope_base: float = knob(10000.0, "rotary wavelengths run from 2 pi to about 2 pi times this", low=1)
-    dropout: float = knob(0.0, "probability of dropping an activation in training", high=0.99)
-    dropout_schedule: str = knob("constant", "linear grows from 0 to --dropout", choices=("constant", "linear"))
-    # optimizer
-    optimizer: str = knob("muon", "muon: for the blocks' matrices, with AdamW for the rest", choices=("adamw", "muon"))
-    matrix_learning_rate: float = knob(0.04, "step size of Muon at its peak", high=10**6)
-    learning_rate: float = knob(0.03, "step size of AdamW at its peak; try 0.006 where it has all weights", high=10**6)
-    lr_floor: float = knob(0.01, "fraction of the peak at which the cosine ends", high=1)
-    warmup: float = knob(0.05, "fraction of the budget in which the learning rate rises to its peak", high=1)
-    beta1: float = knob(0.8, "AdamW's decay of the gradient's mean", high=0.9999)
-    beta2: float = knob(0.99, "AdamW's decay of the squared gradient's mean", high=0.9999)
-    weight_decay: float = knob(0.3, "of matrices and embeddings; fourfold from pass 2 to pass 8 over the text")
-    grad_clip: float = knob(1.0, "largest norm of the gradient over all weights")
-    # budget: whichever runs out first ends the run
-    max_steps: int = knob(0, "budget in steps (0: none; 1100 where --max-seconds is not given either)")
-    max_seconds: float = knob(0.0, "budget in seconds of training, evaluation not counted (0: none)")
-    evals: int = knob(10, "evaluations on the validation split's first megabyte, spread evenly over the budget", low=1)
-    save_seconds: float = knob(30.0, "seconds of training between checkpoints; each evaluation also writes one")
-    # run
-    out: str = knob("", "run folder (default: a new one, runs/VERSION/1, 2, ...; sample and eval: the newest)")
-    resume: bool = knob(False, "go on from the run folder's checkpoint")
-    overwrite: bool = knob(False, "let --out name a folder that already holds a run, and replace that run")
-    seed: int = knob(1337, "batches, initial weights and samples derive from it", high=2**31 - 1)
-    device: str = knob("auto", "auto (CUDA, then MPS, then CPU) or a torch device such as cpu or cuda:1")
-    dtype: str = knob("auto", "of matrix products in training", choices=("auto", "float32", "bfloat16"))
-    context: int = knob(0, "eval: score with windows of this length, block_size to 4 x block_size (0: block_size)")
-    compile: bool = knob(False, "compile the model before training (torch.compile)")
-    preset: str = knob("", "lil: 39.6 M parameters, for a GPU; further flags still count", choices=("", "lil"))
-    # generation
-    prompt: str = knob("", "text to continue (default: the start of a paragraph)")
-    max_new_tokens: int = knob(600, "tokens to generate")
-    temperature: float = knob(0.8, "divides the logits: below 1 sharpens, 0 always takes the likeliest token")
-    top_k: int = knob(0, "sample from the k likeliest tokens only (0: from all)")
-    top_p: float = knob(1.0, "sample from the likeliest tokens that together hold this probability", low=0.001, high=1)
-    stop: str = knob("", "end the sample before this text")
+    command: tyro.conf.Positional[Literal["train", "sample", "eval"]] = "train"
+    """train, then evaluate and sample; or sample from a trained run; or evaluate one"""
+    data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
+    tokenizer: str = ""  # a tokenizer.json to use (default: learn one from the training split)
+    vocab_size: int = 0  # tokens to learn (0: one per 256 bytes of the text, from 512 to 4096)
+    allowed_chars: str = ""  # learn tokens of these characters only (default: of all)
+    block_size: int = 256  # context length in tokens
+    batch_size: int = 8  # windows of block_size tokens per step
+    n_layer: int = 4  # transformer blocks
+    n_head: int = 4  # heads of queries per block
+    n_kv_head: int = 2  # heads of keys and values per block
+    n_embd: int = 128  # width of the model
+    d_ff: int = 0  # width inside the MLP (0: 8/3 of --n-embd, rounded up to a multiple of 32)
+    rope_base: float = 10_000.0  # pairs of coordinates turn once in 6 to 6 * rope_base positions
+    dropout: float = 0.0  # probability of zeroing an activation in training
+    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: from 0 to --dropout
+    optimizer: Literal["muon", "adamw"] = "muon"  # of the blocks' matrices
+    muon_learning_rate: float = 0.04  # of these with muon, at its peak
+    adamw_learning_rate: float = 0.006  # of these with adamw, at its peak
+    learning_rate: float = 0.03  # of AdamW for embeddings and gains, at its peak
+    warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
+    weight_decay: float = 0.5  # of matrices and embeddings
+    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
+    max_steps: int = 1100  # budget in steps
+    max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
+    evals: int = 10  # evaluations during training, spread evenly over the budget
+    eval_tokens: int = 250_000  # of the validation split are scored by these; at the end, all
+    seed: int = 1337  # of initial weights, batches and samples
+    device: str = "auto"  # auto (CUDA, else MPS, else CPU), or a torch device such as cuda:1
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products in training
+    compile: bool = False  # compile the model before training (torch.compile)
+    out: str = ""  # run folder (default: a new one in runs/; for sample and eval, the newest there)
+    overwrite: bool = False  # replace the run in --out
+    resume: bool = False  # continue the run in --out (default: the newest)
+    prompt: str = ""  # text to continue (default: the start of a paragraph)
+    max_new_tokens: int = 600  # tokens to generate
+    temperature: float = 0.8  # below 1 favors probable tokens; 0 always takes the most probable
+    top_k: int = 0  # sample from the k most probable tokens only (0: from all)
+    top_p: float = 1.0  # sample from the most probable tokens that together reach this probability
+    stop: str = ""  # end the sample before this text
+    context: int = 0  # eval: window length in tokens (0: --block-size)
 
-    def __post_init__(self):
-        for f in fields(self):
-            value, low, high, choices = getattr(self, f.name), *(f.metadata[k] for k in ("low", "high", "choices"))
-            flag = "--" + f.name.replace("_", "-")
-            kind = (int, float) if isinstance(f.default, float) else type(f.default)
-            if not isinstance(value, kind) or isinstance(value, bool) != isinstance(f.default, bool):  # True is an int
-                raise Halt(f"{flag} {value!r}: must be of type {type(f.default).__name__}")
-            if isinstance(value, str) and (value.encode(errors="replace").decode() != value or "\0" in value):
-                raise Halt(f"{flag} {value!a}: not Unicode text, or with a NUL character")
-            if choices and value not in choices:
-                raise Halt(f"{flag} {value}: choose from {', '.join(choices)}")
-            if isinstance(value, (int, float)) and not (low <= value <= high and abs(value) <= sys.float_info.max):
-                raise Halt(f"{flag} {value}: must be {low} {'or more' if high == math.inf else f'to {high}'}")
-        if 0 < self.vocab_size < 256:
-            raise Halt(f"--vocab-size {self.vocab_size}: must be 256 or more, for every byte is a token")
+    def check(self):
+        """Raise UserError for a number that no run can use."""
+        at_least_1 = {"block_size", "batch_size", "max_steps", "evals", "eval_tokens"}
+        at_least_1 |= {"n_layer", "n_head", "n_kv_head", "n_embd"}
+        for name, value in asdict(self).items():
+            low = 1 if name in at_least_1 else 0
+            if isinstance(value, int | float) and not low <= value < 2**31:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+        if self.dropout >= 1 or self.warmup >= 1:
+            raise UserError("--dropout and --warmup: must be below 1")
         if self.n_embd % self.n_head:
-            raise Halt(f"--n-head {self.n_head}: must divide --n-embd {self.n_embd}")
+            raise UserError(f"--n-head {self.n_head}: must divide --n-embd {self.n_embd}")
         if self.n_head % self.n_kv_head:
-            raise Halt(f"--n-kv-head {self.n_kv_head}: must divide --n-head {self.n_head}")
+            raise UserError(f"--n-kv-head {self.n_kv_head}: must divide --n-head {self.n_head}")
         if self.n_embd // self.n_head % 2:
-            raise Halt(f"--n-head {self.n_head}: rotary positions need an even head width, --n-embd / --n-head")
-        if self.context and not self.block_size <= self.context <= REACH * self.block_size:
-            raise Halt(f"--context {self.context}: must be {self.block_size} to {REACH * self.block_size}")
-        if not self.n_layer:  # the less time, the fewer blocks: so the model sees more of the text
-            self.n_layer = min(4, max(1, int(self.max_seconds // 15))) if self.max_seconds else 4
-        if not self.max_steps and not self.max_seconds:
-            self.max_steps = 1100
+            raise UserError(f"--n-head {self.n_head}: --n-embd / --n-head must be even, for pairs")
+        if 0 < self.vocab_size < 256:
+            raise UserError(f"--vocab-size {self.vocab_size}: must be 256 or more, for the bytes")
 
 
-PRESETS = {
-    "": {},
-    "lil": dict(
-        vocab_size=8192, n_embd=512, n_layer=12, block_size=512, n_head=16, n_kv_head=8, d_ff=1408, batch_size=32
-    )
-    | dict(learning_rate=0.01),  # a wider model wants smaller steps
-}
-
-
-# ----------------------------------------------------------------------------------------------- 2 TOKENIZER AND DATA
-
-
-BLOCK = 2**18  # characters of a text that are in memory at a time
-LEARN_BYTES = 50_000_000  # of the training split are at most what a tokenizer is learned from
-
-
-def read_text(path, start=0, stop=sys.maxsize):
-    """Yield characters start to stop of a UTF-8 file in blocks, line ends as they are. Raises Halt."""
+# ------------------------------------------------------------------------ 2 TOKENIZER AND DATA
+def read_blocks(path, start, stop):
+    """Yield characters start to stop of a UTF-8 text, a million at a time."""
+    position = 0
     try:
-        file, at = open(path, encoding="utf-8", newline="\n"), 0
-    except OSError as error:
-        raise Halt(f"--data {path}: {error.strerror.lower()}; give a UTF-8 text file") from None
-    with file:
-        try:
-            while at < stop and (block := file.read(min(BLOCK, (start if at < start else stop) - at))):
-                if at >= start:
-                    yield block
-                at += len(block)
-        except UnicodeDecodeError as error:  # which knows its place in the bytes that were read last
-            at = file.buffer.tell() - len(error.object) + error.start
-            raise Halt(f"--data {path}: not UTF-8 (byte {at}); convert it, or choose a text file") from None
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            while position < stop and (block := file.read(min(2**20, stop - position))):
+                yield block[max(0, start - position) :]
+                position += len(block)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--data {path}: {error}; give a UTF-8 text file") from None
 
 
 def load_tokenizer(path):
-    """The tokenizer in a file that BPETokenizer.save wrote. Raises Halt if it is missing or damaged."""
+    """The tokenizer that `save` wrote."""
     try:
         return BPETokenizer.load(path)
-    except (OSError, ValueError) as error:
-        raise Halt(f"{path}: not a usable tokenizer ({error})") from None
-
-
-def make_tokenizer(text, cfg):
-    """The tokenizer that cfg names, or one learned from a text or an iterable of its blocks. Raises Halt."""
-    if cfg.tokenizer:
-        return load_tokenizer(cfg.tokenizer)
-    try:
-        return BPETokenizer.train(text, cfg.vocab_size, allowed_chars=cfg.allowed_chars or None, progress=False)
     except ValueError as error:
-        raise Halt(f"--data {cfg.data}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
-@dataclass
-class Corpus:
-    """A text as token ids: the first 90 % of its characters to learn from, the rest to be judged on."""
-
-    tokenizer: BPETokenizer
-    train: np.ndarray  # (tokens of training,)
-    val: np.ndarray  # (1 + tokens of validation,): begins with training's last token, to predict the first from
-    train_bytes: int  # UTF-8 bytes of each split
-    val_bytes: int
-    sha256: str  # of the file, so that a resumed run notices another text
-    floor: float | None  # bits/byte of validation that no model can beat, where the text's maker knows it
+def learn_tokenizer(cfg, n_chars, n_bytes):
+    """A tokenizer learned from the training split, at most its first 50 million characters."""
+    vocab_size = cfg.vocab_size or min(max(n_bytes // 256, 512), 4096)
+    blocks = read_blocks(cfg.data, 0, min(n_chars, 50_000_000))
+    return BPETokenizer.train(blocks, vocab_size, allowed_chars=cfg.allowed_chars or None)
 
 
-def read_floor(path, sha256):
-    """The text's entropy, in bits/byte of the validation split, from FILE.json beside it; None if unknown."""
-    try:
-        known = json.loads(Path(f"{path}.json").read_bytes())
-        return float(known["floor_bits_per_byte"]["validation"]) if known["sha256"] == sha256 else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def is_whole(path):
-    """Whether a file is there and ends with the CRC-32 of what comes before."""
-    crc = 0
-    if path.exists():
-        with open(path, "rb") as file:
-            while block := file.read(BLOCK):
-                crc = zlib.crc32(block, crc)
-    return crc == 0x2144DF1C  # of anything followed by its own CRC-32
-
-
-def sweep(folder):
-    """Delete the half-written files in a folder that killed runs left; one that is being written now is younger."""
-    for path in folder.glob("*.tmp"):
-        try:
-            if time.time() - path.stat().st_mtime > 3600:
-                path.unlink()
-        except FileNotFoundError:  # another run was faster
-            pass
-
-
-def encode_split(path, start, stop, sha256, tokenizer):
-    """Token ids of characters start to stop of a text, (tokens,), two bytes each where the vocabulary allows.
-
-    Memory-mapped from a file in runs/cache that is named by a hash of text and tokenizer, so it serves every run that
-    needs just this; the CRC-32 of the ids follows them in 4 bytes. Raises Halt.
-    """
-    tok, dtype = tokenizer, np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    what = (tok.pattern, tok.merges, sorted(tok.scaffolds), tok.byte_order, sorted(tok.allowed_chars or ()))
-    key = hashlib.sha256(repr((what, tok.allowed_chars is None, dtype, sha256, start, stop)).encode()).hexdigest()
-    cached = Path("runs", "cache", f"{key[:24]}.ids")
-
-    def content():
-        """What the file holds, in blocks."""
-        crc = 0
-        for ids in tok.encode_blocks(read_text(path, start, stop)):
-            block = np.array(ids, dtype).tobytes()
-            crc = zlib.crc32(block, crc)
-            yield block
-        yield crc.to_bytes(4, "little")
-
-    if not is_whole(cached):
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        sweep(cached.parent)
-        try:
-            write_file(cached, content(), f".{os.getpid()}")  # another run may be writing the same
-        except ValueError as error:
-            raise Halt(f"--tokenizer: {error}") from None
-    return np.memmap(cached, np.uint8, "r")[:-4].view(dtype)
+def encode_split(cfg, start, stop, sha256, tokenizer):
+    """Token ids of characters start to stop, in a file that all runs share, mapped to memory."""
+    key = hashlib.sha256(f"{sha256} {start} {stop} {tokenizer.to_json()}".encode()).hexdigest()
+    path = Path("runs", "cache", f"{key[:16]}.npy")
+    if not path.exists():
+        dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+        blocks = tqdm(read_blocks(cfg.data, start, stop), "encoding", delay=5, disable=None)
+        ids = [np.array(block, dtype) for block in tokenizer.encode_blocks(blocks)]
+        buffer = io.BytesIO()
+        np.save(buffer, np.concatenate(ids))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, buffer.getbuffer())
+    return np.load(path, mmap_mode="r")
 
 
 def load_corpus(cfg, tokenizer=None):
-    """Read cfg.data, split it 90 : 10, encode both parts. Raises Halt for a text that cannot be used.
+    """Read cfg.data and encode it, with the tokenizer of a trained run or a new one.
 
-    A run that goes on, or is evaluated, passes its tokenizer; without one, one is made for this text.
+    train: ids of the first 90 % of the characters; val: of the rest, after one more for context;
+    entropy: bits/byte that no model of val can beat, if FILE.json knows it, else None.
     """
-    sha256, n, n_bytes, n_learn = hashlib.sha256(), 0, 0, 0
-    for block in read_text(cfg.data):
-        sha256.update(raw := block.encode())
-        n, n_bytes = n + len(block), n_bytes + len(raw)
-        n_learn = n if n_bytes <= LEARN_BYTES else n_learn
-    mark = int(next(read_text(cfg.data, 0, 1), "") == "\ufeff")  # a byte-order mark is no part of the text
-    cut, sha256 = mark + (n - mark) * 9 // 10, sha256.hexdigest()
-    if not cfg.vocab_size:  # a token that occurs less than a few dozen times is learned by heart, not understood
-        cfg = replace(cfg, vocab_size=min(max(n_bytes // 256, 512), 4096))
-    tokenizer = tokenizer or make_tokenizer(read_text(cfg.data, mark, min(cut, n_learn)), cfg)
-    train, val = (encode_split(cfg.data, *ends, sha256, tokenizer) for ends in ((mark, cut), (cut, n)))
+    n_chars = sum(len(block) for block in read_blocks(cfg.data, 0, sys.maxsize))
+    with open(cfg.data, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        n_bytes = file.tell()
+    cut = n_chars * 9 // 10
+    if cfg.tokenizer:
+        tokenizer = tokenizer or load_tokenizer(cfg.tokenizer)
+    tokenizer = tokenizer or learn_tokenizer(cfg, cut, n_bytes)
+    train = encode_split(cfg, 0, cut, sha256, tokenizer)
+    val = encode_split(cfg, cut, n_chars, sha256, tokenizer)
     if len(train) <= cfg.block_size:
-        need = f"more than --block-size {cfg.block_size} are needed; give a longer text or a smaller --block-size"
-        raise Halt(f"--data {cfg.data}: its training split has {len(train)} tokens, but {need}")
-    train_bytes = sum(len(block.encode()) for block in read_text(cfg.data, mark, cut))
-    val_bytes = n_bytes - 3 * mark - train_bytes
-    val = np.concatenate((train[-1:], val))
-    return Corpus(tokenizer, train, val, train_bytes, val_bytes, sha256, read_floor(cfg.data, sha256))
+        raise UserError(f"--data {cfg.data}: {len(train)} tokens; --block-size needs more")
+    facts, entropy = Path(f"{cfg.data}.json"), None
+    if facts.exists() and sha256 in facts.read_text():
+        entropy = json.loads(facts.read_text())["floor_bits_per_byte"]["validation"]
+    return Corpus(tokenizer, train, np.concatenate((train[-1:], val)), entropy)
 
 
 def get_batch(tokens, cfg, step, device):
-    """Inputs and targets of one step, (B, T) each, a pure function of (seed, step).
-
-    The first window begins at a random place, each next one further on by the golden ratio of the text, round and
-    round, which keeps the gaps between them even: one pass misses 11 to 14 % of the text, two miss nothing. At random
-    places one would miss 37 % (1/e), and read other parts two or three times.
-    """
-    first, golden = np.random.default_rng(cfg.seed).random(), (5**0.5 - 1) / 2
-    places = (first + golden * (step * cfg.batch_size + np.arange(cfg.batch_size))) % 1  # (B), parts of the text
-    starts = (places * (len(tokens) - cfg.block_size)).astype(np.int64)[:, None]  # (B, 1)
-    windows = tokens[starts + np.arange(cfg.block_size + 1)].astype(np.int64)  # (B, T + 1)
-    windows = torch.from_numpy(windows).to(device)
-    return windows[:, :-1], windows[:, 1:]
+    """Inputs and targets (B, T) from random places: the same for the same (seed, step)."""
+    rng = np.random.default_rng((cfg.seed, step))
+    starts = rng.integers(len(tokens) - cfg.block_size, size=cfg.batch_size)
+    windows = tokens[starts[:, None] + np.arange(cfg.block_size + 1)]  # (B, T + 1)
+    windows = torch.from_numpy(windows.astype(np.int64)).to(device)
+    return windows[:, :-1], windows[:, 1:]  # the target of each token is the one after it
 
 
-# ------------------------------------------------------------------------------------------------------------ 3 MODEL
-# Shapes: B batch, T time (tokens), C width n_embd, H heads, K key/value heads, D head width C / H,
-# F feed-forward width, V vocabulary.
-
-
-# --- positions: RoPE, as in v2, from any start
-
-
-def attention_bias(past, T, device):
-    """Added to the scores: position past + i (row) sees positions 0 to past + i (columns), the later ones never."""
-    return torch.full((T, past + T), -math.inf, device=device).triu(past + 1)  # (T, past + T)
-
-
-def rotation_angles(past, T, head_dim, base, device):
-    """Angles position * base^(-2i / D) for i = 0 to D/2 - 1, as cosines and sines (arXiv:2104.09864, equation 15)."""
-    frequencies = base ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)  # (D/2)
-    angles = torch.arange(past, past + T, device=device)[:, None] * frequencies  # (T, D/2)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x, cos, sin):
-    """Turn each plane (x[i], x[i + D/2]) of x (..., T, D) by its angle (equation 34, half-split layout)."""
-    a, b = x.chunk(2, dim=-1)  # (..., T, D/2)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).type_as(x)  # (..., T, D)
-
-
-# --- the block
+# ------------------------------------------------------------------------------------- 3 MODEL
+# Shapes: B batch, T time (tokens), S = past + T with what a cache holds, C width n_embd,
+# H heads of queries, K of keys and values, G = H / K, D head width C / H, V vocabulary.
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension (arXiv:1910.07467, equation 4)."""
+    """x / sqrt(mean(x^2) + eps) * weight (equation 4): (3, 4) becomes (0.85, 1.13)."""
 
     def __init__(self, width, eps=1e-5):
         super().__init__()
@@ -345,58 +208,88 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
 
 
+def attend(q, k, v, bias):
+    """softmax(q k^T / sqrt(D) + bias) v, (B, H, T, D), for q (B, H, T, D), k and v (B, K, S, D).
+
+    Query head h reads key/value head h // G. On a CPU the heads of a group stand one behind the
+    other in time, so that they share one product and no key is copied.
+    """
+    (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
+    if q.is_cuda:
+        mask = None if T == S else bias.to(q.dtype)  # its own causal mask knows no past
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=T == S, enable_gqa=True)
+    scores = (q / math.sqrt(D)).view(B, K, -1, D) @ k.transpose(-2, -1)  # (B, K, G * T, S)
+    weights = (scores.view(B, H, T, S) + bias).softmax(-1)  # (B, H, T, S)
+    return (weights.view(B, K, -1, S) @ v).view(B, H, T, D)
+
+
+def rotation_angles(past, T, head_dim, base, device):
+    """cos, sin (T, D/2) of m theta_i for position m, theta_i = base^(-2 i / D): fast to slow."""
+    theta = base ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)  # (D/2,)
+    angles = torch.arange(past, past + T, device=device)[:, None] * theta  # (T, D/2)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x, cos, sin):
+    """R_m x: turn each pair (x_i, x_(i + D/2)) of x (B, H, T, D) by its angle m theta_i."""
+    a, b = x.chunk(2, dim=-1)  # (B, H, T, D/2)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).type_as(x)  # (B, H, T, D)
+
+
 class CausalSelfAttention(nn.Module):
-    """Grouped-query attention: query head h reads key/value head h // (H / K) (arXiv:2305.13245, section 2.2)."""
+    """softmax((R_m q) . (R_n k) / sqrt(D)) v for a query at m and a key at n <= m.
+
+    H heads of queries share K heads of keys and values: the cache holds K / H of the numbers that
+    it would hold with K = H, and each step of generation must read all of it.
+    """
 
     def __init__(self, cfg):
         super().__init__()
-        self.n_head, self.n_kv_head, self.head_dim = cfg.n_head, cfg.n_kv_head, cfg.n_embd // cfg.n_head
-        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_head * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * self.head_dim, bias=False)
-        self.out_proj = nn.Linear(cfg.n_head * self.head_dim, cfg.n_embd, bias=False)
-        self.dropout = nn.Dropout(cfg.dropout)
+        self.n_head, self.n_kv_head, head_dim = cfg.n_head, cfg.n_kv_head, cfg.n_embd // cfg.n_head
+        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
+        self.k_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * head_dim, bias=False)
+        self.v_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * head_dim, bias=False)
+        self.out_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
 
-    def forward(self, x, bias, cos, sin, cache=None):
+    def forward(self, x, positions, cache=None):
         B, T, C = x.shape
-        q = self.q_proj(x).view(B, T, self.n_head, self.head_dim).transpose(1, 2)  # (B, H, T, D)
-        k = self.k_proj(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)  # (B, K, T, D)
-        v = self.v_proj(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)  # (B, K, T, D)
+        bias, cos, sin = positions
+        q = self.q_proj(x).view(B, T, self.n_head, -1).transpose(1, 2)  # (B, H, T, D)
+        k = self.k_proj(x).view(B, T, self.n_kv_head, -1).transpose(1, 2)  # (B, K, T, D)
+        v = self.v_proj(x).view(B, T, self.n_kv_head, -1).transpose(1, 2)  # (B, K, T, D)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
-            k, v = cache.extend(k, v)
-        y = self.attend(q, k, v, bias, is_causal=cache is None)  # (B, H, T, D)
-        return self.out_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
-
-    def attend(self, q, k, v, bias, is_causal):
-        """softmax(q k^T / sqrt(D) + bias) v, (B, H, T, D): fused on a GPU, written out elsewhere."""
-        k = k.repeat_interleave(self.n_head // self.n_kv_head, dim=1)  # (B, H, past + T, D)
-        v = v.repeat_interleave(self.n_head // self.n_kv_head, dim=1)  # (B, H, past + T, D)
-        if q.is_cuda:
-            p = self.dropout.p if self.training else 0.0  # the operator itself does not know about evaluation
-            mask = None if is_causal else bias.to(q.dtype)  # its own causal mask would not know about the cache
-            return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=is_causal)
-        scores = (q / math.sqrt(self.head_dim)) @ k.transpose(-2, -1)  # (B, H, T, past + T)
-        weights = self.dropout((scores + bias.to(scores.dtype)).softmax(-1))  # (B, H, T, past + T)
-        return weights @ v  # (B, H, T, D)
+            if cache:
+                k, v = torch.cat((cache[0], k), dim=2), torch.cat((cache[1], v), dim=2)
+            cache[:] = k, v  # (B, K, S, D)
+        y = attend(q, k, v, bias)  # (B, H, T, D)
+        return self.out_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
 class MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)) (arXiv:2002.05202, equation 6)."""
+    """down(silu(gate(x)) * up(x)), silu(z) = z / (1 + e^-z) (equation 6), at each position alone.
+
+    The product lets a unit say "this, if that", which a sum of two maps cannot.
+    """
 
     def __init__(self, cfg):
         super().__init__()
-        self.gate_proj = nn.Linear(cfg.n_embd, cfg.d_ff, bias=False)
-        self.up_proj = nn.Linear(cfg.n_embd, cfg.d_ff, bias=False)
-        self.down_proj = nn.Linear(cfg.d_ff, cfg.n_embd, bias=False)
+        d_ff = cfg.d_ff or 32 * math.ceil(cfg.n_embd / 12)  # three maps as large as two of 4 * C
+        self.gate_proj = nn.Linear(cfg.n_embd, d_ff, bias=False)
+        self.up_proj = nn.Linear(cfg.n_embd, d_ff, bias=False)
+        self.down_proj = nn.Linear(d_ff, cfg.n_embd, bias=False)
 
     def forward(self, x):
-        x = F.silu(self.gate_proj(x)) * self.up_proj(x)  # (B, T, F)
+        x = F.silu(self.gate_proj(x)) * self.up_proj(x)  # (B, T, d_ff)
         return self.down_proj(x)  # (B, T, C)
 
 
 class Block(nn.Module):
-    """Attention, then MLP; each reads a normalized copy of the residual stream and adds its result to it."""
+    """x + attention(norm(x)), then x + MLP(norm(x)).
+
+    The sums let the gradient of the last block reach the first unchanged; the norms keep what
+    each half reads at one scale, however much has been added.
+    """
 
     def __init__(self, cfg):
         super().__init__()
@@ -404,19 +297,18 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = RMSNorm(cfg.n_embd), MLP(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
 
-    def forward(self, x, bias, cos, sin, cache=None):
-        x = x + self.dropout(self.attn(self.attn_norm(x), bias, cos, sin, cache))
-        x = x + self.dropout(self.mlp(self.mlp_norm(x)))
-        return x
+    def forward(self, x, positions, cache=None):
+        x = x + self.dropout(self.attn(self.attn_norm(x), positions, cache))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
 class LanguageModel(nn.Module):
-    """Embed the tokens, run the blocks, read the logits off the last state."""
+    """Embed each token, run the blocks, score every token as the next one."""
 
     def __init__(self, cfg, vocab_size):
         super().__init__()
-        self.head_dim, self.rope_base = cfg.n_embd // cfg.n_head, cfg.rope_base
         self.token_embedding = nn.Embedding(vocab_size, cfg.n_embd)
+        self.head_dim, self.rope_base = cfg.n_embd // cfg.n_head, cfg.rope_base
         self.dropout = nn.Dropout(cfg.dropout)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
         self.norm = RMSNorm(cfg.n_embd)
@@ -425,725 +317,493 @@ class LanguageModel(nn.Module):
         self.init_weights(cfg)
 
     def init_weights(self, cfg):
-        """N(0, 1 / inputs), so that what has unit variance keeps it; GPT-2's 0.02 is too little for narrow models.
+        """A linear map: N(0, 1 / inputs), which keeps variance; an embedding: vectors of length 1.
 
-        What writes to the residual stream is scaled down by the number of its writers (GPT-2, section 2.3).
+        The two maps of each block that add to x are made smaller by the square root of their
+        number, so that x does not grow with depth (GPT-2, section 2.3).
         """
         for name, p in self.named_parameters():
-            if p.dim() >= 2:
-                scale = (2 * cfg.n_layer) ** -0.5 if name.endswith(("out_proj.weight", "down_proj.weight")) else 1.0
-                nn.init.normal_(p, std=p.size(1) ** -0.5 * scale)
+            if p.dim() == 2:
+                adds = name.endswith(("out_proj.weight", "down_proj.weight"))
+                scale = (2 * cfg.n_layer) ** -0.5 if adds else 1.0
+                nn.init.normal_(p, std=scale * p.size(1) ** -0.5)
 
-    def forward(self, idx, targets=None, cache=None):
-        """Logits (B, T, V) after each token of idx (B, T); with targets (B, T) also their mean loss in nats/token.
+    def positions(self, past, T, device):
+        """For the scores of past + i (row) and j (column): 0, or -inf if j is later; cos, sin."""
+        bias = torch.full((T, past + T), -math.inf, device=device).triu(past + 1)  # (T, S)
+        return bias, *rotation_angles(past, T, self.head_dim, self.rope_base, device)
 
-        With a cache (one KVCache per block) idx holds only the tokens that follow those it has seen.
+    def forward(self, idx, targets=None, caches=None):
+        """Logits (B, T, V) after each token of idx (B, T); with targets (B, T), their loss too.
+
+        caches: a list for each block, at first empty; idx then are the tokens after those in it.
         """
-        past, T = cache[0].length if cache else 0, idx.size(1)
         x = self.dropout(self.token_embedding(idx))  # (B, T, C)
-        bias = attention_bias(past, T, idx.device)
-        cos, sin = rotation_angles(past, T, self.head_dim, self.rope_base, idx.device)
-        for block, block_cache in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
-            x = block(x, bias, cos, sin, block_cache)
+        past = caches[0][0].size(2) if caches and caches[0] else 0
+        positions = self.positions(past, idx.size(1), idx.device)
+        for i, block in enumerate(self.blocks):
+            x = block(x, positions, caches and caches[i])
         logits = self.head(self.norm(x))  # (B, T, V)
-        loss = None
-        if targets is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-        return logits, loss
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
-# -------------------------------------------------------------------------------------------------------- 4 OPTIMIZER
-
-
+# --------------------------------------------------------------------------------- 4 OPTIMIZER
 def schedule(spent, cfg):
-    """Learning rate as a fraction of its peak when `spent` (0 to 1) of the budget is used: a ramp, then a cosine."""
+    """The learning rate's share of its peak, at a share `spent` of the budget: up, then a cosine.
+
+    Adam's first averages are noise, so the first steps are small; the last are, to settle.
+    """
     if spent < cfg.warmup:
         return spent / cfg.warmup
-    return cfg.lr_floor + (1 - cfg.lr_floor) * 0.5 * (1 + math.cos(math.pi * (spent - cfg.warmup) / (1 - cfg.warmup)))
+    return 0.5 * (1 + math.cos(math.pi * (spent - cfg.warmup) / (1 - cfg.warmup)))
 
 
-class Optimizers:
-    """Several optimizers behind the interface of one."""
+def orthogonalize(G, steps):
+    """About U V^T for each G = U diag(s) V^T (..., m, n): all singular values near 1.
 
-    def __init__(self, *optimizers):
-        self.optimizers = optimizers
-        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    A Newton-Schulz step takes each s to a s + b s^3 + c s^5, without a decomposition: 0.1 goes
+    to 0.34, 0.98, 0.71; whatever is above 0.05 to 0.7 ... 1.2 in three steps.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    X = G.mT if G.size(-2) > G.size(-1) else G
+    X = X / X.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # s is at most 1
+    for _ in range(steps):
+        A = X @ X.mT
+        X = a * X + (b * A + c * A @ A) @ X
+    return X.mT if G.size(-2) > G.size(-1) else X
 
+
+class Muon(torch.optim.Optimizer):
+    """M = mu M + (1 - mu) G; W = (1 - lr wd) W - lr sqrt(max(1, m / n)) U V^T of mu M + (1 - mu) G.
+
+    A gradient is dominated by a few directions; with all singular values alike, the others are
+    learned as fast (Jordan et al. 2024; arXiv:2502.16982). torch.optim.Muon has mu = 0.95 and 5
+    steps: a short run wants a shorter memory, and 3 steps do as well here.
+    """
+
+    def __init__(self, params, lr=0.0, weight_decay=0.0, momentum=0.9, steps=3):
+        settings = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, steps=steps)
+        super().__init__(params, settings)
+
+    @torch.no_grad()
     def step(self):
-        for optimizer in self.optimizers:
-            optimizer.step()
+        for group in self.param_groups:
+            mu, lr = group["momentum"], group["lr"]
+            for shape in {p.shape for p in group["params"]}:  # stacked, they are one product
+                params = [p for p in group["params"] if p.shape == shape]
+                for p in params:
+                    M = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    M.lerp_(p.grad, 1 - mu)
+                G = torch.stack([p.grad.lerp(self.state[p]["momentum"], mu) for p in params])
+                updates = orthogonalize(G, group["steps"]) * max(1, shape[0] / shape[1]) ** 0.5
+                for p, update in zip(params, updates, strict=True):
+                    p.mul_(1 - lr * group["weight_decay"]).sub_(update, alpha=lr)
 
-    def zero_grad(self):
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
 
-    @property
-    def state(self):
-        return {p: part.state[p] for part in self.optimizers for group in part.param_groups for p in group["params"]}
-
-
-def make_optimizer(model, cfg):
-    """AdamW (arXiv:1711.05101, Algorithm 2); only what has two dimensions or more decays.
-
-    With `--optimizer muon` the blocks' matrices go to Muon instead (Jordan et al. 2024; arXiv:2502.16982): their
-    momentum is orthogonalized, so that an update moves all directions of a matrix alike.
-    """
-    matrices = [m.weight for m in model.blocks.modules() if isinstance(m, nn.Linear) and cfg.optimizer == "muon"]
-    rest = [p for p in model.parameters() if not any(p is q for q in matrices)]
-    decayed, others = [p for p in rest if p.dim() >= 2], [p for p in rest if p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    rates = {"lr": cfg.learning_rate, "peak_lr": cfg.learning_rate}
-    groups = [group | rates | {"first_decay": group["weight_decay"]} for group in groups]
-    optimizer = torch.optim.AdamW(groups, betas=(cfg.beta1, cfg.beta2), fused=True)
-    lr = cfg.matrix_learning_rate
-    group = {"params": matrices, "lr": lr, "peak_lr": lr, "first_decay": cfg.weight_decay}
+def make_optimizers(model, cfg):
+    """AdamW for embeddings and gains (arXiv:1711.05101); for the blocks' matrices --optimizer."""
+    matrices = [m.weight for m in model.blocks.modules() if isinstance(m, nn.Linear)]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    lr, decay = cfg.learning_rate, cfg.weight_decay
+    groups = [
+        {"params": [model.token_embedding.weight], "weight_decay": decay, "initial_lr": lr},
+        {"params": vectors, "weight_decay": 0.0, "initial_lr": lr},
+    ]
+    group = {"params": matrices, "weight_decay": decay}
+    if cfg.optimizer == "adamw":
+        groups.append(group | {"initial_lr": cfg.adamw_learning_rate})
+    betas = (0.8, 0.99)  # a short run has no time for Adam's usual long averages, (0.9, 0.999)
+    optimizers = [torch.optim.AdamW(groups, betas=betas, fused=True)]
     if cfg.optimizer == "muon":
-        # for short runs a shorter memory than torch's 0.95; its 5 Newton-Schulz steps cost more and do no better here
-        muon = torch.optim.Muon([group], weight_decay=cfg.weight_decay, momentum=0.9, ns_steps=3)
-        optimizer = Optimizers(optimizer, muon)
-    return optimizer
+        optimizers.append(Muon([group | {"initial_lr": cfg.muon_learning_rate}]))
+    return optimizers
 
 
-# ------------------------------------------------------------------------------------------------------- 5 EVALUATION
-
-EVAL_TOKENS = 2048  # per forward pass: a matter of memory and speed, not of the result
-EVAL_BYTES = 1_000_000  # of the validation split are at most what evaluations during training walk
-
-
-def first_megabyte(corpus):
-    """The validation tokens that lie within its first EVAL_BYTES, after the one before them; and their bytes."""
-    if corpus.val_bytes <= EVAL_BYTES:
-        return corpus.val, corpus.val_bytes
-    ids, where = np.unique(corpus.val[1 : EVAL_BYTES + 1], return_inverse=True)  # a token has a byte or more
-    sizes = np.array([len(corpus.tokenizer.token_bytes(i)) for i in ids.tolist()])[where]
-    n = int(np.searchsorted(sizes.cumsum(), EVAL_BYTES, "right"))
-    return corpus.val[: n + 1], int(sizes[:n].sum())
-
-
-def summarize(nats, n_tokens, n_bytes):
-    """What a model paid for a text, in nats, per unit. Bits/byte does not depend on how the text is cut into tokens."""
-    mean = nats / max(n_tokens, 1)
-    figures = {"tokens": n_tokens, "nats_per_token": mean, "perplexity": math.exp(min(mean, 700))}
-    return figures | {"bits_per_byte": nats / math.log(2) / max(n_bytes, 1)}
-
-
+# -------------------------------------------------------------------------------- 5 EVALUATION
 @torch.inference_mode()
-def evaluate(model, tokens, n_bytes, block_size):
-    """Score tokens[1:], each token once, in order, in windows of block_size targets; the last may be shorter.
+def evaluate(model, tokens, tokenizer, block_size):
+    """The loss of tokens[1:], each scored once, in windows of block_size; tokens: (N + 1,).
 
-    tokens (N + 1,): ids, the first only as context for the second; n_bytes: UTF-8 bytes of tokens[1:].
-    Returns a dict: tokens, nats_per_token, perplexity, bits_per_byte. In float32, without dropout.
-    """
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    n, nats = len(tokens) - 1, 0.0
-    whole = n - n % block_size
-    stride = max(1, EVAL_TOKENS // block_size) * block_size
-    spans = [(i, min(i + stride, whole), block_size) for i in range(0, whole, stride)]
-    spans += [(whole, n, n - whole)] if whole < n else []
-    for start, end, width in spans:
-        ids = torch.from_numpy(tokens[start : end + 1].astype(np.int64)).to(device)
-        _, loss = model(ids[:-1].view(-1, width), ids[1:].view(-1, width))
-        nats += loss.item() * (end - start)
-    model.train(was_training)
-    return summarize(nats, n, n_bytes)
-
-
-REACH = 4  # evaluate_context scores one window of block_size in every REACH
-
-
-@torch.inference_mode()
-def evaluate_context(model, tokens, tokenizer, block_size, context):
-    """Score the last block_size tokens of every segment of REACH * block_size, each with `context` tokens to read.
-
-    The scored tokens are the same for every context from block_size to REACH * block_size; only how far back the
-    window that ends with them begins differs. tokens (N + 1,) and the result are as in `evaluate`. Raises Halt.
+    Returns its mean in nats/token, and in bits/byte: all nats / ln 2 / UTF-8 bytes of tokens[1:].
     """
     model.eval()
-    n, n_bytes, nats = 0, 0, 0.0
-    for end in range(REACH * block_size, len(tokens), REACH * block_size):
-        ids = torch.from_numpy(tokens[end - context : end + 1].astype(np.int64)).to(next(model.parameters()).device)
-        logits, _ = model(ids[None, :-1])
-        nats += F.cross_entropy(logits[0, -block_size:], ids[-block_size:], reduction="sum").item()
-        n, n_bytes = n + block_size, n_bytes + len(tokenizer.decode_bytes(ids[-block_size:].tolist()))
-    if n == 0:
-        raise Halt(f"--context: the validation split has {len(tokens) - 1} tokens; {REACH * block_size} are needed")
-    return summarize(nats, n, n_bytes)
+    n, n_bytes, nats = len(tokens) - 1, 0, 0.0
+    for i in tqdm(range(0, n, block_size), "evaluating", delay=5, leave=False, disable=None):
+        ids = torch.from_numpy(tokens[i : i + block_size + 1].astype(np.int64))
+        idx = ids[None].to(next(model.parameters()).device)
+        nats += model(idx[:, :-1], idx[:, 1:])[1].item() * (len(ids) - 1)
+        n_bytes += len(tokenizer.decode_bytes(ids[1:].tolist()))
+    return nats / max(n, 1), nats / math.log(2) / max(n_bytes, 1)
 
 
-# ------------------------------------------------------------------------------------------------------- 6 GENERATION
-
-
+# -------------------------------------------------------------------------------- 6 GENERATION
 def pick_next(logits, temperature, top_k, top_p, generator):
-    """Draw one token per row of logits (B, V); returns ids (B,). Raises Halt."""
-    if not (logits < math.inf).all():  # nor is NaN
-        raise Halt("the model gives no numbers: damaged, or steps too large; try a lower learning rate", status=1)
-    if temperature < 1e-6:  # zero, or too little to divide by
+    """Draw one token id per row of logits (B, V); returns (B,)."""
+    if temperature < 1e-6:
         return logits.argmax(-1)
     logits = logits / temperature
     if top_k:
-        smallest = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -math.inf)
+        lowest = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]  # (B, 1)
+        logits = logits.masked_fill(logits < lowest, -math.inf)
     if top_p < 1:
-        probs, order = logits.softmax(-1).sort(descending=True)
-        surplus = probs.cumsum(-1) - probs >= top_p  # the likelier ones already hold top_p
+        probs, order = logits.softmax(-1).sort(descending=True)  # (B, V)
+        surplus = probs.cumsum(-1) - probs > top_p  # more probable tokens already reach top_p
         logits = logits.masked_fill(surplus.gather(-1, order.argsort(-1)), -math.inf)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
-class KVCache:
-    """Keys and values, (B, K, past, D), of the positions that one block has seen."""
-
-    def __init__(self):
-        self.length, self.k, self.v = 0, None, None
-
-    def extend(self, k, v):
-        """Append those of new positions, (B, K, T, D); returns all, (B, K, past + T, D)."""
-        if self.length:
-            k, v = torch.cat((self.k, k), dim=2), torch.cat((self.v, v), dim=2)
-        self.length, self.k, self.v = k.size(2), k, v
-        return k, v
-
-
-def new_cache(model):
-    """One empty KVCache per block."""
-    return [KVCache() for _ in model.blocks]
-
-
 @torch.inference_mode()
 def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, seed=0, cached=True):
-    """Continue idx (B, T) by n tokens; yields the ids (B,) of each step as soon as they are drawn.
+    """Continue idx (B, T) by n tokens, yielding the ids (B,) of each as soon as it is drawn.
 
-    A full window drops its older half: the rest then has room to grow before that must be done again. The keys
-    and values of a window are cached; positions shift when its older half goes, so the rest is encoded afresh.
+    A window that is full drops its older half: its tokens get new positions, so that all of the
+    cache is computed again, but only once in block_size / 2 tokens.
     """
     model.eval()
-    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device draws alike
-    window, cache = idx[:, -block_size:], new_cache(model)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: every device draws the same
+    window = unread = idx[:, -block_size:]
+    caches = [[] for _ in model.blocks]
     for _ in range(n):
-        if window.size(1) > block_size:
-            window, cache = window[:, -max(1, block_size // 2) :], new_cache(model)
-        logits, _ = model(window[:, cache[0].length :], cache=cache) if cached else model(window)
+        logits, _ = model(unread, caches=caches) if cached else model(window)
         next_ids = pick_next(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
         yield next_ids
-        window = torch.cat((window, next_ids[:, None].to(window.device)), dim=1)
+        unread = next_ids[:, None].to(idx.device)
+        window = torch.cat((window, unread), dim=1)
+        if window.size(1) > block_size:
+            window = unread = window[:, -max(1, block_size // 2) :]
+            caches = [[] for _ in model.blocks]
 
 
-def encode_prompt(tokenizer, cfg):
-    """Ids of the text to continue. Raises Halt."""
-    try:
-        return tokenizer.encode(cfg.prompt or "\n\n")
-    except ValueError as error:
-        raise Halt(f"--prompt: {error}") from None
-
-
-def stream_text(model, tokenizer, cfg):
-    """Yield the continuation of cfg.prompt in pieces, each as soon as it is final."""
-    idx = torch.tensor([encode_prompt(tokenizer, cfg)], device=next(model.parameters()).device)
-    how = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
-    text, shown, ids = "", 0, []
-    for next_ids in generate(model, idx, cfg.max_new_tokens, cfg.block_size, *how):
+def print_sample(run):
+    """Print a continuation of run.cfg.prompt as it is drawn, up to run.cfg.stop; returns it."""
+    cfg, ids, text, shown = run.cfg, [], "", 0
+    idx = torch.tensor([run.tokenizer.encode(cfg.prompt or "\n\n")], device=choose_device(cfg))
+    settings = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
+    print(f"\nsample at temperature {cfg.temperature:g}:\n\n{cfg.prompt}", end="")
+    for next_ids in generate(run.model, idx, cfg.max_new_tokens, cfg.block_size, *settings):
         ids.append(next_ids.item())
-        text = tokenizer.decode(ids)
+        text = run.tokenizer.decode(ids)
         if cfg.stop and cfg.stop in text:
-            yield text[shown : text.index(cfg.stop)]
-            return
-        unsure = max(len(cfg.stop) - 1, text.endswith("\ufffd"))  # may begin the stop string, or be half a character
-        final = max(shown, len(text) - unsure)
-        yield text[shown:final]
+            text = text[: text.index(cfg.stop)]
+            break
+        is_cut = text.endswith("\ufffd")  # a character whose other bytes are still to come
+        final = max(shown, len(text) - max(len(cfg.stop), is_cut))  # may be the start of cfg.stop
+        print(text[shown:final], end="", flush=True)
         shown = final
-    yield text[shown:]
+    print(text[shown:], "[...]\n")
+    return cfg.prompt + text
 
 
-# ------------------------------------------------------------------------------------------------------- 7 CHECKPOINT
-
-# What a resumed run may change: where it is, how long it goes on, what it samples. All else is what makes the run.
-RESUMABLE = {"data", "out", "resume", "overwrite", "device", "dtype", "max_steps", "max_seconds", "evals"}
-RESUMABLE |= {"save_seconds", "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "stop"}
-
-
-def write_file(path, content, mark=""):
-    """Replace a file in one stroke (write beside it, flush, rename): a crash leaves the old one or the new one.
-
-    content: bytes, or an iterable of them; mark: part of the name beside it, where several may write the same file.
-    """
-    beside = Path(f"{path}{mark}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.writelines([content] if isinstance(content, (bytes, memoryview)) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)  # a full disk wants no half file
+# -------------------------------------------------------------------------------- 7 CHECKPOINT
+def write_file(path, content):
+    """Write bytes under a temporary name, then rename: a killed run leaves no half-written file."""
+    temporary = Path(f"{path}.{os.getpid()}.tmp")  # another run may be writing the same file
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
-def moments(optimizer):
-    """What an optimizer has gathered: a dict for each of its parameters, in their order. The rest is cfg's to say."""
-    return [optimizer.state[p] for group in optimizer.param_groups for p in group["params"]]
-
-
-def save_checkpoint(path, model, progress, corpus, **more):
-    """best.pt is what `sample` and `eval` use; checkpoint.pt holds the optimizer too, to go on from."""
-    state = {"model": model.state_dict(), "progress": asdict(progress), "sha256": corpus.sha256, **more}
-    state["tokenizer"] = hashlib.sha256(path.with_name("tokenizer.json").read_bytes()).hexdigest()
+def save_checkpoint(path, **state):
+    """Write tensors, numbers and lists to a file that load_checkpoint reads."""
     buffer = io.BytesIO()
-    torch.save({"version": VERSION, **state}, buffer)
+    torch.save(state, buffer)
     write_file(path, buffer.getbuffer())
 
 
-def fits(saved, own):
-    """Whether saved state has the layout of our own, the same keys, types and shapes, whatever its numbers are."""
-    if isinstance(own, torch.Tensor):
-        alike = isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (own.shape, own.dtype)
-        return alike and (saved.is_contiguous() or saved.mT.is_contiguous())  # else numbers could share their place
-    if isinstance(own, dict):
-        return isinstance(saved, dict) and saved.keys() == own.keys() and all(fits(saved[key], own[key]) for key in own)
-    if isinstance(own, list | tuple):
-        return isinstance(saved, list | tuple) and len(saved) == len(own) and all(map(fits, saved, own))
-    return type(saved) in ((int, float) if type(own) in (int, float) else (type(own),))
-
-
-def read_checkpoint(path):
-    """What save_checkpoint wrote, as data: no code in it is run. Raises many things if it is damaged or hostile."""
-    with zipfile.ZipFile(path) as file:  # torch packs nothing: packed or shared records could flood the memory
-        records = file.infolist()
-        size = sum(record.file_size for record in records)
-        if any(record.compress_type for record in records) or size > path.stat().st_size or file.testzip():
-            raise ValueError(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    rows = state["progress"]["rows"]
-    like = dict.fromkeys({"step", "train_loss", "val_bits_per_byte", *(rows[0] if rows else ())}, 0.0)
-    sound = fits(state["progress"], asdict(Progress(rows=[like] * len(rows))))
-    if not sound or not isinstance(state["progress"]["step"], int) or not 0 < state["progress"]["step"] < 2**53:
-        raise ValueError(path)
-    return state
-
-
-def load_checkpoint(path, model, corpus=None, optimizer=None):
-    """Copy a checkpoint into model and optimizer; returns its Progress. Raises Halt."""
+def load_checkpoint(path, model):
+    """Copy the saved weights into the model; returns all that was saved."""
     try:
-        state = read_checkpoint(path)
-        version, sha256, progress = state["version"], state["sha256"], Progress(**state["progress"])
-        beside = hashlib.sha256(path.with_name("tokenizer.json").read_bytes()).hexdigest()
-        own_tokenizer = version != VERSION or state["tokenizer"] == beside
-    except FileNotFoundError:
-        raise Halt(f"{path}: no such checkpoint; train first") from None
-    except Exception:  # a damaged file can make the reader say anything
-        raise Halt(f"{path}: truncated, damaged, or not a checkpoint of {VERSION}") from None
-    if version != VERSION:
-        raise Halt(f"{path}: belongs to {version}, not to {VERSION}; use {version}.py")
-    if not own_tokenizer:
-        raise Halt(f"{path}: was trained with another tokenizer than the tokenizer.json beside it")
-    if corpus and corpus.sha256 != sha256:
-        raise Halt(f"{path}: was trained on another text than --data now holds; start a new run for that")
-    own = {"model": model.state_dict()}
-    if optimizer:
-        for p in model.parameters():
-            p.grad = torch.zeros_like(p)
-        optimizer.step()  # on nothing, so that its state gets its keys and shapes
-        own["optimizer"] = moments(optimizer)
-    try:
-        if not fits({key: state[key] for key in own}, own):
-            raise ValueError(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
-        if optimizer:
-            for mine, saved in zip(own["optimizer"], state["optimizer"], strict=True):
-                mine |= {k: v.to(mine[k].device) if isinstance(v, torch.Tensor) else v for k, v in saved.items()}
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError):
-        raise Halt(f"{path}: does not fit config.json and tokenizer.json beside it") from None
-    return progress
+        return state
+    except Exception as error:  # torch has a dozen kinds for missing, truncated and misshapen
+        raise UserError(f"{path}: missing, damaged or of other settings ({error!r:.40})") from None
 
 
-def find_run(out=""):
-    """The run folder that --out names, or the newest numbered one of this version. Raises Halt if none."""
-    numbered = [p for p in Path("runs", VERSION).glob("*") if p.name.isdecimal() and (p / "config.json").exists()]
-    if not out and not numbered:
-        raise Halt(f"no run in {Path('runs', VERSION)}; train first, or name a run folder with --out")
-    return Path(out) if out else max(numbered, key=lambda p: int(p.name))
+def last_number():
+    """The number of the newest run in runs/, 0 if there is none."""
+    return max((int(p.name) for p in RUNS.glob("*") if p.name.isdecimal()), default=0)
 
 
-def claim_folder(cfg):
-    """Make the folder of a new run: the one that --out names, or the next number. Raises Halt if it is taken."""
-    if cfg.out:
-        folder = Path(cfg.out)
-        names = ("config.json", "checkpoint.pt", "best.pt", "metrics.csv", "loss.png", "sample.txt")
-        if any((folder / name).exists() for name in names[:3]) and not cfg.overwrite:
-            raise Halt(f"--out {folder}: already holds a run; add --resume or --overwrite")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise Halt(f"--out {folder}: a file is in the way; name a folder") from None
-        for name in names:
-            (folder / name).unlink(missing_ok=True)
-        return folder
-    numbers = [int(p.name) for p in Path("runs", VERSION).glob("*") if p.name.isdecimal()]
-    folder = Path("runs", VERSION, str(max(numbers, default=0) + 1))
+def create_folder(cfg, tokenizer):
+    """Make the folder of a new run, --out or the next free number in runs/, with its settings."""
+    folder = Path(cfg.out or RUNS / str(last_number() + 1))
     try:
-        folder.mkdir(parents=True)
-        return folder
-    except FileExistsError:  # another training took it at the same moment
-        return claim_folder(cfg)
+        folder.mkdir(parents=True, exist_ok=cfg.overwrite)
+    except FileExistsError:
+        if not cfg.out:  # another run has just taken this number
+            return create_folder(cfg, tokenizer)
+        raise UserError(f"--out {folder}: exists; choose another name or add --overwrite") from None
+    for old in ("checkpoint.pt", "best.pt", "metrics.csv", "loss.png", "sample.txt"):
+        (folder / old).unlink(missing_ok=True)
+    tokenizer.save(folder / "tokenizer.json")
+    settings = json.dumps({"version": NAME, **asdict(cfg)}, indent=2)
+    write_file(folder / "config.json", settings.encode())
+    return folder
 
 
-def read_config(folder):
-    """The Config of a run. Raises Halt if the folder holds none, or one of another version."""
+def find_run(out):
+    """The folder of a run, `out` or the newest number in runs/, and its Config."""
+    folder = Path(out or RUNS / str(last_number()))
     try:
-        saved = json.loads((folder / "config.json").read_bytes())
+        saved = json.loads((folder / "config.json").read_text())
         version = saved.pop("version")
-        cfg = Config(**saved) if version == VERSION else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        path = folder / "config.json"
-        raise Halt(f"{path}: no run there, or damaged; train first, or name a run folder with --out") from None
-    if cfg is None:
-        raise Halt(f"{folder}: holds a run of {version}, not of {VERSION}; use {version}.py")
-    return cfg
+        if version == NAME:
+            return folder, Config(**saved)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder}: holds no run; train one, or name its folder by --out") from None
+    raise UserError(f"{folder}: holds a run of {version}; use {version}.py")
 
 
-@dataclass
-class Run:
-    """A trained model with all that is needed to use it."""
-
-    folder: Path
-    cfg: Config
-    tokenizer: object  # with encode, decode and vocab_size
-    model: nn.Module
-
-
-def load_run(folder="", **changes):
-    """The best model of a run folder (default: the newest); `changes` replace fields of its Config. Raises Halt."""
-    folder = find_run(folder)
-    cfg = replace(read_config(folder), **changes)
+def load_run(out="", **changes):
+    """The best model of a run, by default the newest, as a Run; `changes` replace settings."""
+    folder, cfg = find_run(out)
+    cfg = replace(cfg, **changes)
+    cfg.check()
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    model = LanguageModel(cfg, tokenizer.vocab_size)
-    load_checkpoint(folder / "best.pt", model)
-    return Run(folder, cfg, tokenizer, model.to(choose_device(cfg)).eval())
+    model = LanguageModel(cfg, tokenizer.vocab_size).to(choose_device(cfg))
+    step = load_checkpoint(folder / "best.pt", model)["step"]
+    return Run(folder, cfg, tokenizer, model.eval(), step)
 
 
-# ----------------------------------------------------------------------------------------------------------- 8 REPORT
+MAY_CHANGE = {"command", "data", "max_steps", "max_seconds", "evals", "eval_tokens", "device"}
+MAY_CHANGE |= {"dtype", "out", "overwrite", "resume", "prompt", "max_new_tokens", "temperature"}
+MAY_CHANGE |= {
+    "top_k",
+    "top_p",
+    "stop",
+    "context",
+}  # when a run is resumed; all else makes it what it is
 
 
-def print_header(cfg, model, corpus, folder, device):
-    """What runs, on what, on which text, for how long: all that the result depends on."""
-    n_params, n_val = sum(p.numel() for p in model.parameters()), len(corpus.val) - 1
-    where = f"{device} {'bfloat16' if uses_bfloat16(cfg, device) else 'float32'} | {torch.get_num_threads()} threads"
-    where += f" | torch {torch.__version__} | seed {cfg.seed}"
-    budget = [f"{cfg.max_steps} steps"] * bool(cfg.max_steps) + [f"{cfg.max_seconds:g} s"] * bool(cfg.max_seconds)
-    size = f"{len(corpus.train):,} + {n_val:,} tokens | vocabulary {corpus.tokenizer.vocab_size:,}"
-    size += f" | {len(corpus.train) / cfg.batch_size / cfg.block_size:,.0f} steps per pass"
-    print(f"{VERSION} | {n_params:,} parameters, depth {cfg.n_layer} | {where}")
-    print(f"{cfg.data} | {size} | {corpus.val_bytes / max(n_val, 1):.3f} bytes/token")
-    print(f"{' or '.join(budget)} | {folder}")
-    print("    step  seconds   tokens/s  train nats/token  val nats/token  val bits/byte")
+def identity(cfg, corpus):
+    """What a run and its resumed part must share: the text and most settings."""
+    text = hashlib.sha256(corpus.train)
+    text.update(corpus.val)
+    settings = {name: value for name, value in asdict(cfg).items() if name not in MAY_CHANGE}
+    return {"text": text.hexdigest(), **settings}
 
 
-def print_row(row):
-    """One evaluation as one line of fixed width, without disturbing the progress bar."""
-    start = f"{row['step']:>8} {row['seconds']:>8.1f} {row['tokens'] / max(row['seconds'], 1e-9):>10,.0f}"
-    tqdm.write(f"{start} {row['train_loss']:>17.4f} {row['val_loss']:>15.4f} {row['val_bits_per_byte']:>14.4f}")
+def save_progress(folder, cfg, corpus, model, optimizers, loop):
+    """Write checkpoint.pt, from which --resume continues; loop: the state of the training loop."""
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise UserError("the weights are not finite; try a lower --learning-rate")
+    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+    state |= {"loop": loop, "identity": identity(cfg, corpus)}
+    save_checkpoint(folder / "checkpoint.pt", **state)
 
 
-def print_score(score, floor):
-    """What evaluate returned, in all its units, and how far above the floor that is."""
-    line = f"{score['nats_per_token']:.4f} nats/token | perplexity {score['perplexity']:.3f}"
-    line += f" | {score['bits_per_byte']:.4f} bits/byte over {score['tokens']:,} tokens"
-    if floor is not None:
-        line += f" | {score['bits_per_byte'] - floor:.4f} above the text's own entropy of {floor:.4f}"
-    print(line)
+def resume(folder, cfg, corpus, model, optimizers):
+    """Restore model and optimizers; returns the state of the training loop."""
+    state = load_checkpoint(folder / "checkpoint.pt", model)
+    if changed := dict(identity(cfg, corpus).items() - state["identity"].items()):
+        raise UserError(f"--resume: {folder} was trained with other settings than {changed}")
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    if budget_spent(cfg, *state["loop"][:2]) == 1:
+        raise UserError("--resume: the budget is used up; give more --max-seconds or --max-steps")
+    settings = json.dumps({"version": NAME, **asdict(cfg)}, indent=2)
+    write_file(folder / "config.json", settings.encode())
+    return state["loop"]
 
 
-def write_metrics(folder, rows):
-    """metrics.csv, whole, from the rows that the checkpoint also holds: none can be lost, doubled or torn."""
-    lines = [",".join(map(str, values)) for values in (rows[0].keys(), *(row.values() for row in rows))]
-    write_file(folder / "metrics.csv", "\n".join([*lines, ""]).encode())
-
-
-def draw_plot(folder, rows, corpus):
-    """loss.png: training and validation loss over the steps, and the floor, all in bits/byte."""
-    from matplotlib.figure import Figure  # here, because it takes a second to import
-
-    bits_per_nat = len(corpus.train) / corpus.train_bytes / math.log(2)
-    steps = [row["step"] for row in rows]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=VERSION)
-    axes.plot(steps, [row["train_loss"] * bits_per_nat for row in rows], "--", label="training, as it went")
-    axes.plot(steps, [row["val_bits_per_byte"] for row in rows], "o-", markersize=3, label="validation")
-    if corpus.floor is not None:
-        axes.axhline(corpus.floor, color="gray", linewidth=1, label="entropy of the text")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    write_file(folder / "loss.png", picture.getbuffer())
-
-
-# --------------------------------------------------------------------------------------------------------- 9 TRAINING
-
-
+# ---------------------------------------------------------------------------------- 8 TRAINING
 def choose_device(cfg):
-    """The torch.device of a run. Raises Halt for one that this machine lacks."""
-    name = cfg.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    """The torch.device that --device names."""
+    if cfg.device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        torch.ones(1, device=name).cpu()
-        return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
-        raise Halt(f"--device {name}: not available here; try auto or cpu") from None
+        return torch.zeros(1, device=cfg.device).device
+    except Exception:  # each backend raises a kind of its own
+        raise UserError(f"--device {cfg.device}: not available here; try auto or cpu") from None
 
 
 def uses_bfloat16(cfg, device):
-    """Whether training's matrix products run in bfloat16: by default where the hardware has it natively."""
+    """Whether matrix products run in bfloat16: as --dtype says, or where the hardware has it."""
     if cfg.dtype != "auto":
         return cfg.dtype == "bfloat16"
-    if device.type == "cpu":
-        able = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell: then float32
-        return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return able.get("amx_bf16", False) or able.get("avx512_bf16", False)
 
 
-def keep_memory():
-    """Let glibc keep what a step frees for the next one: having its pages anew can cost a third of a step's time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-4, 0)  # M_MMAP_MAX: no tensor has pages of its own, which free would give back
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: nor does free give back the heap's
+def print_header(cfg, model, corpus, folder):
+    """Say what runs, on which text, for how long, and where."""
+    n_params, n_train = sum(p.numel() for p in model.parameters()), len(corpus.train)
+    pass_steps, n_val = n_train / cfg.batch_size / cfg.block_size, len(corpus.val) - 1
+    print(f"model    {NAME}, {n_params:,} parameters, {corpus.tokenizer.vocab_size:,} tokens")
+    print(f"text     {cfg.data}, {n_train:,} tokens to train on, {n_val:,} to validate")
+    budget = f"{cfg.max_seconds:g} seconds" if cfg.max_seconds else f"{cfg.max_steps:,} steps"
+    print(f"budget   {budget}; {pass_steps:,.0f} steps are one pass over the text")
+    device = choose_device(cfg)
+    dtype = "bfloat16" if uses_bfloat16(cfg, device) else "float32"
+    print(f"machine  {device}, {torch.get_num_threads()} threads, {dtype}")
+    print(f"folder   {folder}\n")
+    print("    step  seconds  tokens/s  training loss  validation loss  bits/byte")
 
 
-class StopSignals:
-    """Ctrl-C and SIGTERM set `received`, which training reads after each step; a second one leaves at once."""
-
-    def __enter__(self):
-        self.received, self.previous = 0, {}
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self.previous = {s: signal.signal(s, self.receive) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def receive(self, number, frame):
-        if self.received:
-            os._exit(128 + number)
-        self.received = number
-
-    def __exit__(self, *error):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+def draw_plot(folder, rows, entropy):
+    """loss.png: training and validation loss over the steps, in bits/byte."""
+    scale = rows[0]["val_bits_per_byte"] / rows[0]["val_loss"]  # bits/byte of one nat/token
+    steps, best = [row["step"] for row in rows], min(rows, key=lambda row: row["val_loss"])
+    figure = Figure(layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=NAME)
+    axes.plot(steps, [row["train_loss"] * scale for row in rows], "--", label="training")
+    axes.plot(steps, [row["val_loss"] * scale for row in rows], label="validation")
+    axes.plot(best["step"], best["val_loss"] * scale, "o", label=f"best: step {best['step']:,}")
+    if entropy is not None:
+        axes.axhline(entropy, color="gray", label="entropy of the text")
+    axes.legend()
+    figure.savefig(picture := io.BytesIO())
+    write_file(folder / "loss.png", picture.getbuffer())
 
 
-@dataclass
-class Progress:
-    """How far a run has come; saved with every checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0  # of training only
-    losses: float = 0.0  # their sum over the steps since the last evaluation
-    since: int = 0  # the number of those steps
-    best: float = math.inf  # lowest validation loss, nats/token
-    rows: list = field(default_factory=list)  # of metrics.csv, a dict per evaluation
-
-    def spent(self, cfg):
-        """Fraction of the budget that is used up, 0 to 1."""
-        steps = self.step / cfg.max_steps if cfg.max_steps else 0.0
-        return min(1.0, max(steps, self.seconds / cfg.max_seconds if cfg.max_seconds else 0.0))
-
-
-def start(cfg, device):
-    """What a training needs, new or from its checkpoint: folder, corpus, model, optimizer, progress. Raises Halt."""
-    folder, tokenizer, progress = None, None, Progress()
-    if cfg.resume:
-        folder = find_run(cfg.out)
-        before = asdict(read_config(folder))
-        for name, value in asdict(cfg).items():
-            if name not in RESUMABLE and value != before[name]:
-                raise Halt(f"--resume: {folder} was trained with {name} {before[name]}, not {value}; start a new run")
-        tokenizer = load_tokenizer(folder / "tokenizer.json")
-    corpus = load_corpus(cfg, tokenizer)
-    encode_prompt(corpus.tokenizer, cfg)  # what a sample cannot begin with is said now, not after the training
-    torch.manual_seed(cfg.seed)
-    model = LanguageModel(cfg, corpus.tokenizer.vocab_size).to(device)
-    optimizer = make_optimizer(model, cfg)
-    if cfg.resume:
-        progress = load_checkpoint(folder / "checkpoint.pt", model, corpus, optimizer)
-    else:
-        folder = claim_folder(cfg)
-        corpus.tokenizer.save(folder / "tokenizer.json")
-    write_file(folder / "config.json", json.dumps({"version": VERSION, **asdict(cfg)}, indent=2).encode())
-    return folder, corpus, model, optimizer, progress
+def record(folder, model, corpus, cfg, rows, step, seconds, losses):
+    """Evaluate, print and save the result; save the model if its validation loss is the lowest."""
+    part, tokens = corpus.val[: cfg.eval_tokens + 1], step * cfg.batch_size * cfg.block_size
+    nats, bits = evaluate(model, part, corpus.tokenizer, cfg.block_size)
+    model.train()
+    mean = sum(losses) / len(losses)
+    if not math.isfinite(mean + nats):
+        raise UserError(f"step {step}: the loss is not finite; try a lower --learning-rate")
+    row = {"step": step, "seconds": seconds, "tokens": tokens, "train_loss": mean}
+    rows.append(row | {"val_loss": nats, "val_bits_per_byte": bits})
+    row = f"{step:>8,} {seconds:>8.1f} {tokens / seconds:>9,.0f} {mean:>14.4f}"
+    tqdm.write(f"{row} {nats:>16.4f} {bits:>10.4f}")
+    if nats == min(row["val_loss"] for row in rows):
+        save_checkpoint(folder / "best.pt", model=model.state_dict(), step=step)
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows), ""]
+    write_file(folder / "metrics.csv", "\n".join(lines).encode())
+    draw_plot(folder, rows, corpus.entropy)
 
 
-# Text that is read again wants more weight decay than new text, in the end many times as much (arXiv:2509.14786): the
-# passes between which it grows, in proportion to them.
-FRESH, STALE = 2, 8
+def budget_spent(cfg, step, seconds):
+    """The share of the budget that is used up, 0 to 1."""
+    return min(1.0, seconds / cfg.max_seconds if cfg.max_seconds else step / cfg.max_steps)
 
 
-def train_step(model, optimizer, corpus, cfg, progress, device):
-    """One update of the weights. Returns its figures: `loss` in nats/token, and more columns for metrics.csv."""
-    spent = progress.spent(cfg)
-    passes = progress.step * cfg.batch_size * cfg.block_size / len(corpus.train)
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * schedule(spent, cfg)
-        group["weight_decay"] = group["first_decay"] * min(max(passes, FRESH), STALE) / FRESH
+def set_schedules(cfg, model, optimizers, spent, step):
+    """Set learning rates and dropout for a step."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = group["initial_lr"] * schedule(spent, cfg)
     dropout = cfg.dropout * (spent if cfg.dropout_schedule == "linear" else 1.0)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
-    if dropout:  # it too is a function of (seed, step)
-        torch.manual_seed(cfg.seed * 1_000_003 + progress.step)
-    idx, targets = get_batch(corpus.train, cfg, progress.step, device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
-        _, loss = model(idx, targets)
-    if not loss.isfinite():
-        return {"loss": loss.item()}  # which ends the training, with the weights as they were
-    optimizer.zero_grad()
-    loss.backward()
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
-    optimizer.step()
-    lr = optimizer.param_groups[0]["lr"]
-    return {"loss": loss.item(), "learning_rate": lr, "grad_norm": grad_norm.item(), "dropout": dropout}
+    if dropout:  # what is dropped is a function of (seed, step) too
+        torch.manual_seed(cfg.seed * 1_000_003 + step)
 
 
-def record(folder, model, corpus, cfg, progress, loss, **more):
-    """Evaluate; print the result, keep it as a row of metrics.csv, and keep the model if it is the best so far."""
-    score = evaluate(model, *first_megabyte(corpus), cfg.block_size)
-    row = {"step": progress.step, "seconds": round(progress.seconds, 3)}
-    row |= {"tokens": progress.step * cfg.batch_size * cfg.block_size, "train_loss": progress.losses / progress.since}
-    row |= {"val_loss": score["nats_per_token"], "val_bits_per_byte": score["bits_per_byte"], **more}
-    progress.rows.append(row)
-    progress.losses, progress.since = 0.0, 0
-    if row["val_loss"] < progress.best:
-        progress.best = row["val_loss"]
-        save_checkpoint(folder / "best.pt", model, progress, corpus)
-    write_metrics(folder, progress.rows)
-    print_row(row)
+@contextmanager
+def catch_signals(folder):
+    """A list that the first Ctrl-C or SIGTERM fills; a second one ends the program at once."""
+    received = []
+
+    def receive(number, frame):
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        again = f"python {NAME}.py --resume --out {folder}"
+        raise UserError(f"stopped and saved; continue with: {again}")
+
+
+def keep_memory():
+    """Keep what a step frees for the next: to get 32 MB of logits anew costs a third of a step."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor lies outside the heap
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
 def train(cfg):
-    """Train a model as cfg says, from scratch or on from a checkpoint; returns the run folder. Raises Halt."""
-    device = choose_device(cfg)
-    folder, corpus, model, optimizer, progress = start(cfg, device)
-    print_header(cfg, model, corpus, folder, device)
+    """Train a model, from scratch or from its last save; returns its run folder."""
+    cfg.check()
+    device, folder = choose_device(cfg), find_run(cfg.out)[0] if cfg.resume else None
+    corpus = load_corpus(cfg, load_tokenizer(folder / "tokenizer.json") if cfg.resume else None)
+    torch.manual_seed(cfg.seed)
+    model = LanguageModel(cfg, corpus.tokenizer.vocab_size).to(device)
+    optimizers = make_optimizers(model, cfg)
+    loop = resume(folder, cfg, corpus, model, optimizers) if cfg.resume else (0, 0.0, [], [])
+    folder = folder or create_folder(cfg, corpus.tokenizer)
+    print_header(cfg, model, corpus, folder)
     keep_memory()
-    model.train()
-    if cfg.compile:
-        model.compile()
-    spent, saved_at = progress.spent(cfg), progress.seconds
-    look = "{percentage:3.0f}%|{bar}| {postfix}, {remaining} left"
-    bar = tqdm(total=100, initial=100 * spent, disable=None, bar_format=look)
-    with StopSignals() as signals, bar:
-        while spent < 1 and not signals.received:
-            began = time.perf_counter()
-            stats = train_step(model, optimizer, corpus, cfg, progress, device)
-            progress.seconds += time.perf_counter() - began
-            progress.step += 1
-            before, spent = spent, progress.spent(cfg)
+    model.compile(disable=not cfg.compile)
+
+    step, seconds, losses, rows = loop
+    spent = budget_spent(cfg, step, seconds)  # share of the budget, 0 to 1
+    bar = tqdm(total=1, initial=spent, bar_format=BAR, leave=False, disable=None)
+    with catch_signals(folder) as signals, bar:
+        while spent < 1 and not signals:
+            start = time.perf_counter()
+            set_schedules(cfg, model, optimizers, spent, step)
+            idx, targets = get_batch(corpus.train, cfg, step, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
+                _, loss = model(idx, targets)
+            model.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+            for optimizer in optimizers:
+                optimizer.step()
+            losses.append(loss.item())
+            seconds += time.perf_counter() - start
+            step += 1
+            before, spent = spent, budget_spent(cfg, step, seconds)
+            bar.update(spent - before)
+            bar.set_postfix_str(f"step {step}, loss {losses[-1]:.3f}", refresh=False)
             due = int(spent * cfg.evals) > int(before * cfg.evals)
-            save = due or signals.received or progress.seconds - saved_at >= cfg.save_seconds
-            sound = not save or all(p.isfinite().all() for p in model.parameters())  # the loss came before
-            if not math.isfinite(stats["loss"]) or not sound:
-                at = f"step {progress.step}, learning rate {optimizer.param_groups[0]['lr']:.3g}"
-                what = f"the loss is {stats['loss']}" if sound else "the update left weights that are no numbers"
-                cure = "try a lower --learning-rate or --dtype float32"
-                raise Halt(f"{at}: {what}; {cure}; {folder} keeps what was saved before", status=1)
-            progress.losses, progress.since = progress.losses + stats["loss"], progress.since + 1
-            bar.set_postfix_str(f"step {progress.step} loss {stats['loss']:.3f}", refresh=False)
-            bar.update(100 * (spent - before))
             if due:
-                record(folder, model, corpus, cfg, progress, **stats)
-            if save or signals.received:
-                save_checkpoint(folder / "checkpoint.pt", model, progress, corpus, optimizer=moments(optimizer))
-                saved_at = progress.seconds
-    if progress.rows:
-        draw_plot(folder, progress.rows, corpus)
-    if signals.received:
-        again = f"python {VERSION}.py --resume --out {folder}"
-        raise Halt(f"stopped at step {progress.step}, saved; go on with: {again}", status=128 + signals.received)
+                record(folder, model, corpus, cfg, rows, step, seconds, losses)
+                losses.clear()
+            if due or signals:
+                loop = (step, seconds, losses, rows)
+                save_progress(folder, cfg, corpus, model, optimizers, loop)
+    if rows[-1]["val_loss"] > 1.01 * min(row["val_loss"] for row in rows):
+        print("The validation loss rose again: the model memorizes. Use more text or fewer steps.")
     return folder
 
 
-# ---------------------------------------------------------------------------------------------------- 10 COMMAND LINE
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line."""
-
-    def error(self, message):
-        raise Halt(f"{message}; see python {VERSION}.py --help")
-
-
-def parse(argv):
-    """The command and the flags given, as {field of Config: value}."""
-    parser = Parser(prog=f"{VERSION}.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("command", nargs="?", default="train", metavar="train|sample|eval")
-    for f in fields(Config):
-        shown = "" if f.default in ("", 0) else f" (default: {f.default})"
-        kind = {"action": "store_true"} if isinstance(f.default, bool) else {"type": type(f.default), "metavar": "X"}
-        text = (f.metadata["help"] + shown).replace("%", "%%")
-        parser.add_argument("--" + f.name.replace("_", "-"), default=argparse.SUPPRESS, help=text, **kind)
-    given = vars(parser.parse_args(argv))  # which names an unknown flag before it looks at the command
-    command = given.pop("command")
-    if command not in ("train", "sample", "eval"):
-        parser.error(f"{command}: choose from train, sample, eval")
-    if {"resume", "overwrite"} <= given.keys():
-        parser.error("--resume and --overwrite: give one of the two")
-    return command, given
-
-
-def print_sample(run):
-    """Print a sample as it is drawn; returns it."""
-    text = run.cfg.prompt
-    print(text, end="", flush=True)
-    for piece in stream_text(run.model, run.tokenizer, run.cfg):
-        text += piece
-        print(piece, end="", flush=True)
-    print()
-    return text
-
-
-def run_command(command, given):
-    """Do what a command line says. Raises Halt."""
-    folder = given.get("out", "")
-    if command == "train":
-        cfg = (
-            replace(read_config(find_run(folder)), **given)
-            if "resume" in given
-            else Config(**PRESETS.get(given.get("preset", ""), {}) | given)
-        )
-        folder = train(cfg)
-    run = load_run(folder, **{k: v for k, v in given.items() if k != "out"})
-    if command != "sample":
-        corpus = load_corpus(run.cfg, run.tokenizer)
-        print_score(evaluate(run.model, corpus.val, corpus.val_bytes, run.cfg.block_size), corpus.floor)
-        if run.cfg.context:
-            print(
-                f"the last {run.cfg.block_size} of every {run.cfg.block_size * REACH} tokens, {run.cfg.context} read:"
-            )
-            score = evaluate_context(run.model, corpus.val, run.tokenizer, run.cfg.block_size, run.cfg.context)
-            print_score(score, None)
-    if command != "eval":
+# ------------------------------------------------------------------------------ 9 COMMAND LINE
+def run_command(cfg):
+    """Train, then evaluate and sample; or do one of the two with a trained model."""
+    folder = train(cfg) if cfg.command == "train" else cfg.out
+    run = load_run(**asdict(cfg) | {"out": folder})
+    if cfg.command != "sample":
+        corpus = load_corpus(cfg, run.tokenizer)
+        nats, bits = evaluate(run.model, corpus.val, run.tokenizer, cfg.context or cfg.block_size)
+        above = f" ({bits - corpus.entropy:.4f} above the entropy)" if corpus.entropy else ""
+        print(f"best: step {run.step:,}, {nats:.4f} nats/token, {bits:.4f} bits/byte{above}")
+    if cfg.command != "eval":
         text = print_sample(run)
-        if command == "train":
-            write_file(folder / "sample.txt", text.encode())
+    if cfg.command == "train":
+        write_file(folder / "sample.txt", text.encode())
+        print(f"saved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
+        print(f'next: python {NAME}.py sample --prompt "Once"')
 
 
-def main(argv=None):
-    """Run a command line (default: this process's); returns the exit status."""
-    warnings.simplefilter("ignore")  # standard error is for the one line of an error
-    getattr(sys.stdout, "reconfigure", dict)(errors="replace")  # a terminal may lack letters
+def main():
+    """Run the command line; a foreseen problem ends in one message and a status that is not 0."""
+    sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks some letters
     try:
-        run_command(*parse(argv))
-        return 0
-    except (Halt, OSError) as error:  # an OSError is the machine's: disk full, no permission
-        message, status = str(error), getattr(error, "status", 1)
+        cfg = tyro.cli(Config, description=__doc__.splitlines()[0])
+        if cfg.command != "train" or cfg.resume:  # what is not given stays as the run was trained
+            cfg = tyro.cli(Config, default=find_run(cfg.out)[1])
+        run_command(cfg)
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        sys.exit(f"{NAME}: {str(error) or 'interrupted'}")
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch has no class of its own for it
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        message, status = "not enough memory; try a smaller --batch-size, --block-size or model", 1
-    except KeyboardInterrupt:
-        return 130
-    print(f"{VERSION}: {' '.join(message.split())}", file=sys.stderr)  # one line, whatever a file's name holds
-    return status
+        sys.exit(f"{NAME}: out of memory; try a smaller --batch-size, --block-size or model")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which passes by what removes half-written files
-    sys.exit(main())
+    main()
