@@ -50,7 +50,7 @@ class Config:
     data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
     block_size: int = 64  # context length in tokens
     batch_size: int = 64  # windows of block_size tokens per step
-    learning_rate: float = 0.05  # of AdamW
+    learning_rate: float = 0.05  # of AdamW; high, for a table is easy to train
     max_steps: int = 1000  # budget in steps
     evals: int = 10  # evaluations during training, spread evenly over the budget
     eval_tokens: int = 250_000  # of the validation split are scored by these; at the end, all
@@ -100,7 +100,10 @@ class CharTokenizer:
 
 def load_tokenizer(path):
     """The tokenizer that `save` wrote."""
-    return CharTokenizer(json.loads(Path(path).read_text()))
+    try:
+        return CharTokenizer(json.loads(Path(path).read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def load_corpus(cfg, tokenizer=None):
@@ -120,7 +123,7 @@ def load_corpus(cfg, tokenizer=None):
     if len(train) <= cfg.block_size:
         raise UserError(f"--data {cfg.data}: {len(train)} tokens; --block-size needs more")
     facts, entropy = Path(f"{cfg.data}.json"), None
-    if facts.exists() and hashlib.sha256(raw).hexdigest() in facts.read_text():
+    if facts.exists() and hashlib.sha256(raw).hexdigest().encode() in facts.read_bytes():
         entropy = json.loads(facts.read_text())["floor_bits_per_byte"]["validation"]
     return Corpus(tokenizer, train, np.concatenate((train[-1:], val)), entropy)
 
@@ -156,26 +159,23 @@ class LanguageModel(nn.Module):
         logits = self.table(idx)  # (B, T, V)
         if targets is None:
             return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 # --------------------------------------------------------------------------------- 4 OPTIMIZER
 def make_optimizers(model, cfg):
-    """A list of the optimizers that share the parameters: here AdamW alone (arXiv:1711.05101)."""
-    betas = (0.8, 0.99)  # a short run has no time for Adam's usual long averages, (0.9, 0.999)
+    """A list of optimizers, for later ones share the parameters; here AdamW (arXiv:1711.05101)."""
+    betas = (0.8, 0.99)  # averages over 5 and 100 steps; (0.9, 0.999) is too long for short runs
     return [torch.optim.AdamW(model.parameters(), cfg.learning_rate, betas, weight_decay=0.0)]
 
 
 # -------------------------------------------------------------------------------- 5 EVALUATION
 @torch.inference_mode()
 def evaluate(model, tokens, tokenizer, block_size):
-    """The loss of tokens[1:], each scored once, in windows of block_size; tokens: (N + 1,).
-
-    Returns its mean in nats/token, and in bits/byte: all nats / ln 2 / UTF-8 bytes of tokens[1:].
-    """
+    """Mean loss of tokens[1:], each scored once in windows of block_size: nats/token, bits/byte."""
     model.eval()
     n, n_bytes, nats = len(tokens) - 1, 0, 0.0
-    for i in tqdm(range(0, n, block_size), "evaluating", delay=5, leave=False, disable=None):
+    for i in tqdm(range(0, n, block_size), delay=5, leave=False, disable=None):  # shown if slow
         ids = torch.from_numpy(tokens[i : i + block_size + 1].astype(np.int64))
         idx = ids[None].to(next(model.parameters()).device)
         nats += model(idx[:, :-1], idx[:, 1:])[1].item() * (len(ids) - 1)
@@ -194,8 +194,8 @@ def pick_next(logits, temperature, top_k, top_p, generator):
         logits = logits.masked_fill(logits < lowest, -math.inf)
     if top_p < 1:
         probs, order = logits.softmax(-1).sort(descending=True)  # (B, V)
-        surplus = probs.cumsum(-1) - probs > top_p  # more probable tokens already reach top_p
-        logits = logits.masked_fill(surplus.gather(-1, order.argsort(-1)), -math.inf)
+        probs[probs.cumsum(-1) - probs > top_p] = 0.0  # those before them suffice
+        return order.gather(-1, torch.multinomial(probs, 1, generator=generator))[:, 0]
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
@@ -285,7 +285,7 @@ def find_run(out):
         version = saved.pop("version")
         if version == NAME:
             return folder, Config(**saved)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder}: holds no run; train one, or name its folder by --out") from None
     raise UserError(f"{folder}: holds a run of {version}; use {version}.py")
 
@@ -321,12 +321,12 @@ def print_header(cfg, model, corpus, folder):
     print(f"budget   {cfg.max_steps:,} steps; {pass_steps:,.0f} steps are one pass over the text")
     print(f"machine  {choose_device(cfg)}, {torch.get_num_threads()} threads")
     print(f"folder   {folder}\n")
-    print("    step  seconds  tokens/s  training loss  validation loss  bits/byte")
+    print("    step  seconds  tokens/s  train nats/token  val nats/token  val bits/byte")
 
 
 def draw_plot(folder, rows, entropy):
     """loss.png: training and validation loss over the steps, in bits/byte."""
-    scale = rows[0]["val_bits_per_byte"] / rows[0]["val_loss"]  # bits/byte of one nat/token
+    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # of nats/token
     steps, best = [row["step"] for row in rows], min(rows, key=lambda row: row["val_loss"])
     figure = Figure(layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=NAME)
@@ -350,8 +350,8 @@ def record(folder, model, corpus, cfg, rows, step, seconds, losses):
         raise UserError(f"step {step}: the loss is not finite; try a lower --learning-rate")
     row = {"step": step, "seconds": seconds, "tokens": tokens, "train_loss": mean}
     rows.append(row | {"val_loss": nats, "val_bits_per_byte": bits})
-    row = f"{step:>8,} {seconds:>8.1f} {tokens / seconds:>9,.0f} {mean:>14.4f}"
-    tqdm.write(f"{row} {nats:>16.4f} {bits:>10.4f}")
+    row = f"{step:>8,} {seconds:>8.1f} {tokens / seconds:>9,.0f} {mean:>17.4f}"
+    tqdm.write(f"{row} {nats:>15.4f} {bits:>14.4f}")
     if nats == min(row["val_loss"] for row in rows):
         save_checkpoint(folder / "best.pt", model=model.state_dict(), step=step)
     lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows), ""]

@@ -37,7 +37,7 @@ import tyro
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from bpe_tokenizer import BPETokenizer
+from bpe_tokenizer import BPETokenizer, TokenizerError
 
 NAME = Path(__file__).stem
 RUNS = Path("runs", NAME)  # holds the folders of this version's runs: 1, 2, ...
@@ -69,7 +69,7 @@ class Config:
     rope_base: float = 10_000.0  # pairs of coordinates turn once in 6 to 6 * rope_base positions
     dropout: float = 0.0  # probability of zeroing an activation in training
     dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: from 0 to --dropout
-    learning_rate: float = 0.006  # of AdamW, at its peak
+    learning_rate: float = 0.006  # of AdamW, at its peak; a deep model diverges at a table's rate
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
     weight_decay: float = 1.0  # of matrices and embeddings; ten passes over a text need ten times
     grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
@@ -124,10 +124,7 @@ def read_blocks(path, start, stop):
 
 def load_tokenizer(path):
     """The tokenizer that `save` wrote."""
-    try:
-        return BPETokenizer.load(path)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+    return BPETokenizer.load(path)
 
 
 def learn_tokenizer(cfg, n_chars, n_bytes):
@@ -171,7 +168,7 @@ def load_corpus(cfg, tokenizer=None):
     if len(train) <= cfg.block_size:
         raise UserError(f"--data {cfg.data}: {len(train)} tokens; --block-size needs more")
     facts, entropy = Path(f"{cfg.data}.json"), None
-    if facts.exists() and sha256 in facts.read_text():
+    if facts.exists() and sha256.encode() in facts.read_bytes():
         entropy = json.loads(facts.read_text())["floor_bits_per_byte"]["validation"]
     return Corpus(tokenizer, train, np.concatenate((train[-1:], val)), entropy)
 
@@ -323,7 +320,7 @@ def schedule(spent, cfg):
 
 
 def make_optimizers(model, cfg):
-    """A list of the optimizers that share the parameters: here AdamW alone (arXiv:1711.05101).
+    """A list of optimizers, for later ones share the parameters; here AdamW (arXiv:1711.05101).
 
     Weight decay draws matrices and embeddings to zero, against memorizing; gains and biases stay.
     """
@@ -333,20 +330,17 @@ def make_optimizers(model, cfg):
         {"params": matrices, "weight_decay": cfg.weight_decay, "initial_lr": cfg.learning_rate},
         {"params": vectors, "weight_decay": 0.0, "initial_lr": cfg.learning_rate},
     ]
-    betas = (0.8, 0.99)  # a short run has no time for Adam's usual long averages, (0.9, 0.999)
-    return [torch.optim.AdamW(groups, betas=betas, fused=True)]
+    betas = (0.8, 0.99)  # averages over 5 and 100 steps; (0.9, 0.999) is too long for short runs
+    return [torch.optim.AdamW(groups, betas=betas, fused=True)]  # fused: one pass over the memory
 
 
 # -------------------------------------------------------------------------------- 5 EVALUATION
 @torch.inference_mode()
 def evaluate(model, tokens, tokenizer, block_size):
-    """The loss of tokens[1:], each scored once, in windows of block_size; tokens: (N + 1,).
-
-    Returns its mean in nats/token, and in bits/byte: all nats / ln 2 / UTF-8 bytes of tokens[1:].
-    """
+    """Mean loss of tokens[1:], each scored once in windows of block_size: nats/token, bits/byte."""
     model.eval()
     n, n_bytes, nats = len(tokens) - 1, 0, 0.0
-    for i in tqdm(range(0, n, block_size), "evaluating", delay=5, leave=False, disable=None):
+    for i in tqdm(range(0, n, block_size), delay=5, leave=False, disable=None):  # shown if slow
         ids = torch.from_numpy(tokens[i : i + block_size + 1].astype(np.int64))
         idx = ids[None].to(next(model.parameters()).device)
         nats += model(idx[:, :-1], idx[:, 1:])[1].item() * (len(ids) - 1)
@@ -365,8 +359,8 @@ def pick_next(logits, temperature, top_k, top_p, generator):
         logits = logits.masked_fill(logits < lowest, -math.inf)
     if top_p < 1:
         probs, order = logits.softmax(-1).sort(descending=True)  # (B, V)
-        surplus = probs.cumsum(-1) - probs > top_p  # more probable tokens already reach top_p
-        logits = logits.masked_fill(surplus.gather(-1, order.argsort(-1)), -math.inf)
+        probs[probs.cumsum(-1) - probs > top_p] = 0.0  # those before them suffice
+        return order.gather(-1, torch.multinomial(probs, 1, generator=generator))[:, 0]
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
@@ -457,7 +451,7 @@ def find_run(out):
         version = saved.pop("version")
         if version == NAME:
             return folder, Config(**saved)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder}: holds no run; train one, or name its folder by --out") from None
     raise UserError(f"{folder}: holds a run of {version}; use {version}.py")
 
@@ -491,8 +485,8 @@ def identity(cfg, corpus):
     return {"text": text.hexdigest(), **settings}
 
 
-def save_progress(folder, cfg, corpus, model, optimizers, loop):
-    """Write checkpoint.pt, from which --resume continues; loop: the state of the training loop."""
+def save_progress(folder, cfg, corpus, model, optimizers, *loop):
+    """Write checkpoint.pt, from which --resume continues; loop: step, seconds, losses, rows."""
     if not all(p.isfinite().all() for p in model.parameters()):
         raise UserError("the weights are not finite; try a lower --learning-rate")
     state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
@@ -501,14 +495,16 @@ def save_progress(folder, cfg, corpus, model, optimizers, loop):
 
 
 def resume(folder, cfg, corpus, model, optimizers):
-    """Restore model and optimizers; returns the state of the training loop."""
+    """Restore model and optimizers from checkpoint.pt; returns step, seconds, losses and rows."""
     state = load_checkpoint(folder / "checkpoint.pt", model)
     if changed := dict(identity(cfg, corpus).items() - state["identity"].items()):
         raise UserError(f"--resume: {folder} was trained with other settings than {changed}")
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     if budget_spent(cfg, *state["loop"][:2]) == 1:
-        raise UserError("--resume: the budget is used up; give more --max-seconds or --max-steps")
+        raise UserError(
+            "--resume: the budget is used up; give a larger --max-steps or --max-seconds"
+        )
     settings = json.dumps({"version": NAME, **asdict(cfg)}, indent=2)
     write_file(folder / "config.json", settings.encode())
     return state["loop"]
@@ -526,7 +522,7 @@ def choose_device(cfg):
 
 
 def uses_bfloat16(cfg, device):
-    """Whether matrix products run in bfloat16: as --dtype says, or where the hardware has it."""
+    """Whether matrix products run in bfloat16, at half the bytes: where the hardware has it."""
     if cfg.dtype != "auto":
         return cfg.dtype == "bfloat16"
     if device.type == "cuda":
@@ -547,12 +543,12 @@ def print_header(cfg, model, corpus, folder):
     dtype = "bfloat16" if uses_bfloat16(cfg, device) else "float32"
     print(f"machine  {device}, {torch.get_num_threads()} threads, {dtype}")
     print(f"folder   {folder}\n")
-    print("    step  seconds  tokens/s  training loss  validation loss  bits/byte")
+    print("    step  seconds  tokens/s  train nats/token  val nats/token  val bits/byte")
 
 
 def draw_plot(folder, rows, entropy):
     """loss.png: training and validation loss over the steps, in bits/byte."""
-    scale = rows[0]["val_bits_per_byte"] / rows[0]["val_loss"]  # bits/byte of one nat/token
+    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # of nats/token
     steps, best = [row["step"] for row in rows], min(rows, key=lambda row: row["val_loss"])
     figure = Figure(layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=NAME)
@@ -576,8 +572,8 @@ def record(folder, model, corpus, cfg, rows, step, seconds, losses):
         raise UserError(f"step {step}: the loss is not finite; try a lower --learning-rate")
     row = {"step": step, "seconds": seconds, "tokens": tokens, "train_loss": mean}
     rows.append(row | {"val_loss": nats, "val_bits_per_byte": bits})
-    row = f"{step:>8,} {seconds:>8.1f} {tokens / seconds:>9,.0f} {mean:>14.4f}"
-    tqdm.write(f"{row} {nats:>16.4f} {bits:>10.4f}")
+    row = f"{step:>8,} {seconds:>8.1f} {tokens / seconds:>9,.0f} {mean:>17.4f}"
+    tqdm.write(f"{row} {nats:>15.4f} {bits:>14.4f}")
     if nats == min(row["val_loss"] for row in rows):
         save_checkpoint(folder / "best.pt", model=model.state_dict(), step=step)
     lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows), ""]
@@ -598,7 +594,7 @@ def set_schedules(cfg, model, optimizers, spent, step):
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
-    if dropout:  # what is dropped is a function of (seed, step) too
+    if dropout:  # what is dropped is a function of (seed, step) too, so that a run can resume
         torch.manual_seed(cfg.seed * 1_000_003 + step)
 
 
@@ -664,13 +660,12 @@ def train(cfg):
             before, spent = spent, budget_spent(cfg, step, seconds)
             bar.update(spent - before)
             bar.set_postfix_str(f"step {step}, loss {losses[-1]:.3f}", refresh=False)
-            due = int(spent * cfg.evals) > int(before * cfg.evals)
-            if due:
+            if int(spent * cfg.evals) > int(before * cfg.evals):
                 record(folder, model, corpus, cfg, rows, step, seconds, losses)
                 losses.clear()
-            if due or signals:
-                loop = (step, seconds, losses, rows)
-                save_progress(folder, cfg, corpus, model, optimizers, loop)
+                save_progress(folder, cfg, corpus, model, optimizers, step, seconds, losses, rows)
+        if signals:
+            save_progress(folder, cfg, corpus, model, optimizers, step, seconds, losses, rows)
     if rows[-1]["val_loss"] > 1.01 * min(row["val_loss"] for row in rows):
         print("The validation loss rose again: the model memorizes. Use more text or fewer steps.")
     return folder
@@ -702,7 +697,7 @@ def main():
         if cfg.command != "train" or cfg.resume:  # what is not given stays as the run was trained
             cfg = tyro.cli(Config, default=find_run(cfg.out)[1])
         run_command(cfg)
-    except (UserError, OSError, KeyboardInterrupt) as error:
+    except (UserError, TokenizerError, OSError, KeyboardInterrupt) as error:
         sys.exit(f"{NAME}: {str(error) or 'interrupted'}")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
