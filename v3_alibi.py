@@ -54,9 +54,9 @@ class Config:
     command: tyro.conf.Positional[Literal["train", "sample", "eval"]] = "train"
     """train, then evaluate and sample; or sample from a trained run; or evaluate one"""
     data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
-    tokenizer: str = ""  # a tokenizer.json to use (default: learn one from the training split)
+    tokenizer: str = ""  # a tokenizer.json; if empty, one is learned from the training split
     vocab_size: int = 0  # tokens to learn (0: one per 256 bytes of the text, from 512 to 4096)
-    allowed_chars: str = ""  # learn tokens of these characters only (default: of all)
+    allowed_chars: str = ""  # learn tokens of these characters only; if empty, of all
     block_size: int = 256  # context length in tokens
     batch_size: int = 8  # windows of block_size tokens per step
     n_layer: int = 4  # transformer blocks
@@ -75,10 +75,10 @@ class Config:
     seed: int = 1337  # of initial weights, batches and samples
     device: str = "auto"  # auto (CUDA, else MPS, else CPU), or a torch device such as cuda:1
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products in training
-    out: str = ""  # run folder (default: a new one in runs/; for sample and eval, the newest there)
+    out: str = ""  # run folder; if empty, a new one in runs/ (for sample and eval: the newest)
     overwrite: bool = False  # replace the run in --out
-    resume: bool = False  # continue the run in --out (default: the newest)
-    prompt: str = ""  # text to continue (default: the start of a paragraph)
+    resume: bool = False  # continue the run in --out, or the newest
+    prompt: str = ""  # text to continue; if empty, the start of a paragraph
     max_new_tokens: int = 600  # tokens to generate
     temperature: float = 0.8  # below 1 favors probable tokens; 0 always takes the most probable
     top_k: int = 0  # sample from the k most probable tokens only (0: from all)
@@ -402,14 +402,14 @@ def write_file(path, content):
 def save_checkpoint(path, **state):
     """Write tensors, numbers and lists to a file that load_checkpoint reads."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({NAME: state}, buffer)  # under its name, so that no other version reads it
     write_file(path, buffer.getbuffer())
 
 
 def load_checkpoint(path, model):
     """Copy the saved weights into the model; returns all that was saved."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)[NAME]
         model.load_state_dict(state["model"])
         return state
     except Exception as error:  # torch has a dozen kinds for missing, truncated and misshapen
@@ -530,7 +530,7 @@ def print_header(cfg, model, corpus, folder):
     """Say what runs, on which text, for how long, and where."""
     n_params, n_train = sum(p.numel() for p in model.parameters()), len(corpus.train)
     pass_steps, n_val = n_train / cfg.batch_size / cfg.block_size, len(corpus.val) - 1
-    print(f"model    {NAME}, {n_params:,} parameters, {corpus.tokenizer.vocab_size:,} tokens")
+    print(f"model    {NAME}, {n_params:,} parameters, vocabulary {corpus.tokenizer.vocab_size:,}")
     print(f"text     {cfg.data}, {n_train:,} tokens to train on, {n_val:,} to validate")
     budget = f"{cfg.max_seconds:g} seconds" if cfg.max_seconds else f"{cfg.max_steps:,} steps"
     print(f"budget   {budget}; {pass_steps:,.0f} steps are one pass over the text")
