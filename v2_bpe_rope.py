@@ -467,14 +467,10 @@ def load_run(out="", **changes):
     return Run(folder, cfg, tokenizer, model.eval(), step)
 
 
+# What --resume may change. All other settings, and the text, make the run what it is.
 MAY_CHANGE = {"command", "data", "max_steps", "max_seconds", "evals", "eval_tokens", "device"}
 MAY_CHANGE |= {"dtype", "out", "overwrite", "resume", "prompt", "max_new_tokens", "temperature"}
-MAY_CHANGE |= {
-    "top_k",
-    "top_p",
-    "stop",
-    "context",
-}  # when a run is resumed; all else makes it what it is
+MAY_CHANGE |= {"top_k", "top_p", "stop", "context"}
 
 
 def identity(cfg, corpus):
