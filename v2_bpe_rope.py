@@ -9,7 +9,8 @@ New:
   - GELU, a smooth ReLU (arXiv:1606.08415). One matrix for embedding and head, which is most of
     the parameters of a small model (arXiv:1608.05859).
   - `eval --context N`: windows longer than those of training, to see how far RoPE carries.
-Changed sections: imports, 1 CONFIG, 2 TOKENIZER AND DATA, 3 MODEL, 6 GENERATION, 9 COMMAND LINE
+Changed sections: imports, 1 CONFIG, 2 TOKENIZER AND DATA, 3 MODEL, 6 GENERATION, 7 CHECKPOINT,
+  8 TRAINING, 9 COMMAND LINE
 Measured: MEASURED
 Run: python v2_bpe_rope.py [train|sample|eval] [--help]
 """

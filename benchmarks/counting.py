@@ -62,9 +62,13 @@ def make_exercises(test, starts, numbers, stride):
         starts = starts or [exercise["start"] for exercise in json.loads(test.read_bytes())]
         made = [maker.exercise(start, numbers, stride) for start in starts]
         places = range(maker.PROMPT, maker.PROMPT + numbers + 1)
-        return [e | {"numbers": [maker.words(e["start"] + i * stride) for i in places]} for e in made]
+        return [
+            e | {"numbers": [maker.words(e["start"] + i * stride) for i in places]} for e in made
+        ]
     except OSError as error:
-        raise Problem(f"{test}: {error.strerror.lower()}; python data/counting.py writes it") from None
+        raise Problem(
+            f"{test}: {error.strerror.lower()}; python data/counting.py writes it"
+        ) from None
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
         raise Problem(f"{test}: not a test that data/counting.py wrote") from None
     except ValueError as error:
@@ -85,7 +89,7 @@ def open_run(folder):
     version = importlib.import_module(name)
     try:
         return version, version.load_run(folder)
-    except version.Halt as error:
+    except version.UserError as error:
         raise Problem(str(error)) from None
 
 
@@ -106,7 +110,7 @@ def write_on(version, run, exercises):
     try:
         prompts = [encode(e["prompt"]) for e in exercises]
         lengths = [len(encode(" " + " ".join(e["numbers"]))) for e in exercises]
-    except version.Halt as error:
+    except version.UserError as error:
         raise Problem(f"{run.folder}: {error}") from None
     groups = group_by_length(prompts, block_size)
     device, texts = next(run.model.parameters()).device, {}
@@ -128,7 +132,9 @@ def write_on(version, run, exercises):
 
 def prolongs(word, following):
     """Whether a number that ends with `word` becomes another number, or none, if `following` comes next."""
-    return following in ("and", "hundred", "thousand") or (word in maker.TENS[2:] and following in maker.ONES[1:10])
+    return following in ("and", "hundred", "thousand") or (
+        word in maker.TENS[2:] and following in maker.ONES[1:10]
+    )
 
 
 def count_correct(expected, written):
@@ -141,7 +147,9 @@ def count_correct(expected, written):
         said = number.split(" ")
         end = place + len(said)
         following = written[end] if end < len(written) else after.split(" ")[0]
-        if written[place:end] != said or (following != after.split(" ")[0] and prolongs(said[-1], following)):
+        if written[place:end] != said or (
+            following != after.split(" ")[0] and prolongs(said[-1], following)
+        ):
             return i
         place = end
     return len(expected) - 1
@@ -178,7 +186,9 @@ def describe(figures):
     lines.append(f"correct numbers before the first error   {mean} (of {figures['numbers']})")
     lines.append(f"word error rate, without the prompt      {figures['wer']:.4f}")
     for start, place, expected, found in figures["errors"][:10]:
-        lines.append(f'from {start}: number {place} after the prompt is "{expected}", written was "{found}"')
+        lines.append(
+            f'from {start}: number {place} after the prompt is "{expected}", written was "{found}"'
+        )
     hidden = len(figures["errors"]) - 10
     return "\n".join(lines + [f"and {hidden} more texts with an error"] * (hidden > 0))
 
@@ -215,7 +225,11 @@ def train_and_score(spec, seed, args, exercises, folder):
 def table(results):
     """Markdown: a row per spec, in every cell a figure per seed. results: {spec: [figures]}."""
     some = next(iter(results.values()))[0]
-    titles = ["version", f"exact texts, of {some['texts']}", f"numbers before the first error, of {some['numbers']}"]
+    titles = [
+        "version",
+        f"exact texts, of {some['texts']}",
+        f"numbers before the first error, of {some['numbers']}",
+    ]
     titles += ["word error rate", "training, s", "whole command, s", "tokens seen"]
     rows = [titles, ["---"] * len(titles)]
     for spec, runs in results.items():
@@ -233,11 +247,17 @@ def compare(args, exercises):
     with tempfile.TemporaryDirectory() as temporary:
         for seed in args.seeds:
             for spec in args.train:
-                folder = (args.out or Path(temporary)) / f"{'_'.join(shlex.split(spec)).replace('--', '')}_{seed}"
+                folder = (
+                    args.out or Path(temporary)
+                ) / f"{'_'.join(shlex.split(spec)).replace('--', '')}_{seed}"
                 figures = train_and_score(spec, seed, args, exercises, folder)
                 results[spec].append(figures)
                 done += 1
-                left = (time.perf_counter() - began) / done * (len(args.train) * len(args.seeds) - done)
+                left = (
+                    (time.perf_counter() - began)
+                    / done
+                    * (len(args.train) * len(args.seeds) - done)
+                )
                 exact = f"{figures['exact']} of {figures['texts']} exact, word error rate {figures['wer']:.4f}"
                 print(f"{spec}, seed {seed}: {exact}; about {left / 60:.0f} min left", flush=True)
             print(f"\n{table(results)}\n", flush=True)
@@ -253,15 +273,36 @@ class Arguments(argparse.ArgumentParser):
 def parse(arguments):
     parser = Arguments(prog="counting.py", description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN_FOLDER")
-    parser.add_argument("--test", type=Path, default=ROOT / "counting_test.json", help="prompts by data/counting.py")
-    parser.add_argument("--starts", type=int, nargs="+", help="first numbers of the prompts, in place of the test's")
-    parser.add_argument("--numbers", type=int, default=47, help="numbers to write after each prompt (default: 47)")
-    parser.add_argument("--stride", type=int, default=1, help="from each number to the next (default: 1)")
-    parser.add_argument("--train", nargs="+", metavar="VERSION", help='versions to train: v1 v2 "v5 --optimizer soap"')
-    parser.add_argument("--data", type=Path, default=ROOT / "counting.txt", help="the text to train on")
-    parser.add_argument("--seconds", type=float, default=120, help="seconds of training (default: 120)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="a run of every version for each seed")
-    parser.add_argument("--out", type=Path, help="folder that keeps the runs trained (default: they are removed)")
+    parser.add_argument(
+        "--test", type=Path, default=ROOT / "counting_test.json", help="prompts by data/counting.py"
+    )
+    parser.add_argument(
+        "--starts", type=int, nargs="+", help="first numbers of the prompts, in place of the test's"
+    )
+    parser.add_argument(
+        "--numbers", type=int, default=47, help="numbers to write after each prompt (default: 47)"
+    )
+    parser.add_argument(
+        "--stride", type=int, default=1, help="from each number to the next (default: 1)"
+    )
+    parser.add_argument(
+        "--train",
+        nargs="+",
+        metavar="VERSION",
+        help='versions to train: v1 v2 "v5 --optimizer soap"',
+    )
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "counting.txt", help="the text to train on"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=120, help="seconds of training (default: 120)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1], help="a run of every version for each seed"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder that keeps the runs trained (default: they are removed)"
+    )
     args = parser.parse_args(arguments)
     if bool(args.run) == bool(args.train):
         parser.error("give a run folder to score, or --train and versions")
@@ -269,7 +310,9 @@ def parse(arguments):
         parser.error("--numbers: must be 1 or more")
     for spec in args.train or []:
         if not (shlex.split(spec) and len(list(ROOT.glob(f"{shlex.split(spec)[0]}_*.py"))) == 1):
-            parser.error(f"--train {spec}: give a version as v1, v2, ..., flags after it in the same quotes")
+            parser.error(
+                f"--train {spec}: give a version as v1, v2, ..., flags after it in the same quotes"
+            )
     return args
 
 
@@ -282,7 +325,9 @@ def main(arguments=None):
             compare(args, exercises)
         else:
             version, run = open_run(args.run)
-            print(f"{version.VERSION} | {args.run} | {len(exercises)} prompts, {args.numbers} numbers each, greedy")
+            print(
+                f"{version.NAME} | {args.run} | {len(exercises)} prompts, {args.numbers} numbers each, greedy"
+            )
             print(describe(score(exercises, write_on(version, run, exercises))))
     except Problem as problem:
         print(f"counting.py: {problem}", file=sys.stderr)

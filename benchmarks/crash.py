@@ -79,7 +79,7 @@ def read_run(folder):
     found, paths = {}, [*folder.glob("*"), *Path("runs/cache").glob("*")]
     for path in (path for path in paths if path.suffix != ".tmp"):
         if path.suffix == ".pt":
-            found[path.name] = torch.load(path, weights_only=True)
+            (found[path.name],) = torch.load(path, weights_only=True).values()
         elif path.suffix == ".npy":
             assert len(np.load(path))
         elif path.suffix == ".png":

@@ -20,6 +20,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+import tyro
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,17 +29,19 @@ sys.path.insert(0, str(ROOT))
 
 def generate(module, model, prompt, n, cached):
     """The n tokens that follow a prompt (1, T), the seconds that took, and the bytes of the caches at the end."""
-    caches, new_cache = [], module.new_cache
+    seen, forward = [], model.forward
 
-    def kept(model):
-        caches[:] = new_cache(model)
-        return caches
+    def spy(idx, targets=None, caches=None):
+        seen[:] = caches or []
+        return forward(idx, targets, caches)
 
     began = time.perf_counter()
-    with mock.patch.object(module, "new_cache", kept):
-        ids = [i.item() for i in module.generate(model, prompt, n, prompt.size(1) + n, cached=cached)]
+    with mock.patch.object(model, "forward", spy):
+        ids = [
+            i.item() for i in module.generate(model, prompt, n, prompt.size(1) + n, cached=cached)
+        ]
     seconds = time.perf_counter() - began
-    return ids, seconds, sum(t.nbytes for cache in caches if cache.length for t in (cache.k, cache.v))
+    return ids, seconds, sum(part.nbytes for cache in seen for part in cache)
 
 
 def measure(module, cfg, prompt_length, n, repeats):
@@ -59,12 +62,16 @@ def measure(module, cfg, prompt_length, n, repeats):
 def table(results):
     """Results {n_kv_head: what measure returned}, the last with one per query head, as Markdown."""
     whole = [found[True][1] for found in results.values()][-1]
-    lines = ["| key/value heads | tokens/s | without the cache | ratio | the cache's memory | of multi-head's |"]
+    lines = [
+        "| key/value heads | tokens/s | without the cache | ratio | the cache's memory | of multi-head's |"
+    ]
     lines += ["|---|---|---|---|---|---|"]
     for heads, found in results.items():
         (fast, size), (slow, _) = found[True], found[False]
         cells = [str(heads), f"{fast:,.0f}", f"{slow:,.0f}", f"{fast / slow:.1f}"]
-        lines.append(f"| {' | '.join([*cells, f'{size / 1024:,.0f} KiB', f'{size / whole:.2f}'])} |")
+        lines.append(
+            f"| {' | '.join([*cells, f'{size / 1024:,.0f} KiB', f'{size / whole:.2f}'])} |"
+        )
     return "\n".join(lines)
 
 
@@ -75,17 +82,29 @@ def main():
     parser.add_argument("--tokens", type=int, default=448, help="to generate")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--flags", default="", help="further flags for the model, in one string")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "generation.md", help="where the table goes")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "generation.md",
+        help="where the table goes",
+    )
     args = parser.parse_args()
     module = importlib.import_module(next(ROOT.glob(f"{args.version}_*.py")).stem)
-    _, given = module.parse(shlex.split(args.flags))
-    cfg = module.Config(**{"vocab_size": 4096} | given | {"block_size": args.prompt_length + args.tokens})
+    cfg = tyro.cli(
+        module.Config, args=shlex.split(args.flags), default=module.Config(vocab_size=4096)
+    )
+    cfg = replace(cfg, block_size=args.prompt_length + args.tokens)
     whole = replace(cfg, n_kv_head=cfg.n_head)  # multi-head attention
-    results = {c.n_kv_head: measure(module, c, args.prompt_length, args.tokens, args.repeats) for c in (cfg, whole)}
+    results = {
+        c.n_kv_head: measure(module, c, args.prompt_length, args.tokens, args.repeats)
+        for c in (cfg, whole)
+    }
     command = ("python benchmarks/generation.py " + shlex.join(sys.argv[1:])).strip()
     found = f"{table(results)}\n"
     title = f"# {module.__name__}: {args.tokens} tokens after {args.prompt_length}"
-    args.out.write_text(f"{title}\n\n`{command}`, {torch.get_num_threads()} threads\n\n{found}", encoding="utf-8")
+    args.out.write_text(
+        f"{title}\n\n`{command}`, {torch.get_num_threads()} threads\n\n{found}", encoding="utf-8"
+    )
     print(found, end="")
 
 

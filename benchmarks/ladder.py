@@ -32,11 +32,7 @@ from matplotlib.figure import Figure
 from nanogpt import run_nanogpt
 
 ROOT = Path(__file__).resolve().parent.parent
-SCORE = re.compile(
-    r"^([\d.]+) nats/token .*?\| ([\d.]+) bits/byte over ([\d,]+) tokens(?: \| (-?[\d.]+) above.*of ([\d.]+))?"
-)
-
-
+SCORE = re.compile(r"^best: .*?([\d.]+) bits/byte(?: \((-?[\d.]+) above)?", re.MULTILINE)
 PEER = "nanoGPT"
 
 
@@ -58,14 +54,14 @@ def run_version(script, arguments, folder):
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
-    score = SCORE.search(printed.splitlines()[0])
+    bits, gap = SCORE.search(printed).groups()
     with open(folder / "metrics.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {
         "parameters": int(re.search(r"([\d,]+) parameters", shown)[1].replace(",", "")),
-        "bits_per_byte": float(score[2]),
-        "gap": float(score[4]) if score[4] else None,
-        "floor": float(score[5]) if score[5] else None,
+        "bits_per_byte": float(bits),
+        "gap": float(gap) if gap else None,
+        "floor": float(bits) - float(gap) if gap else None,
         "seconds": float(rows[-1]["seconds"]),
         "wall": wall,
         "tokens": int(rows[-1]["tokens"]),
@@ -75,16 +71,28 @@ def run_version(script, arguments, folder):
     }
 
 
+def median(runs, key):
+    """Median of a figure over the seeds; None where it is not known."""
+    values = [run[key] for run in runs]
+    return None if None in values else statistics.median(values)
+
+
 def spread(runs, key, digits):
     """Median of a figure over the seeds, and its range where there are several."""
     values = [run[key] for run in runs]
     text = f"{statistics.median(values):,.{digits}f}"
-    return text if len(values) == 1 else f"{text} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+    return (
+        text
+        if len(values) == 1
+        else f"{text} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+    )
 
 
 def table(results):
     """The results as a Markdown table."""
-    lines = ["| file | parameters | bits/byte | above the floor | training, s | whole command, s | tokens seen |"]
+    lines = [
+        "| file | parameters | bits/byte | above the floor | training, s | whole command, s | tokens seen |"
+    ]
     lines += ["|---|---|---|---|---|---|---|"]
     for name, runs in results.items():
         gap = spread(runs, "gap", 3) if runs[0]["gap"] is not None else "not known"
@@ -101,7 +109,7 @@ def plot(results, path):
     axes = figure.add_subplot(xlabel="seconds of training", ylabel="validation loss (bits/byte)")
     for name, runs in results.items():
         axes.plot(*zip(*runs[0]["curve"], strict=True), "o-", markersize=3, label=name)
-    floor = next(iter(results.values()))[0]["floor"]
+    floor = next(iter(results.values()))[0].get("floor")
     if floor:
         axes.axhline(floor, color="gray", linewidth=1, label="entropy of the text")
     axes.set_xscale("log")
@@ -111,9 +119,15 @@ def plot(results, path):
 
 
 def write_curves(results, command, path):
-    """The rows of every run's metrics.csv: {"command", "floor", "curves": {version: [rows of a seed, ...]}}."""
-    curves = {name: [run["rows"] for run in runs] for name, runs in results.items() if "rows" in runs[0]}
-    content = {"command": command, "floor": next(iter(results.values()))[0]["floor"], "curves": curves}
+    """{"command", "floor", "figures": {version: medians}, "curves": {version: [metrics.csv]}}."""
+    curves = {}
+    for name, runs in results.items():
+        if "rows" in runs[0]:
+            curves[name] = [run["rows"] for run in runs]
+    kept = ("parameters", "bits_per_byte", "gap", "seconds", "wall", "tokens")
+    figures = {name: {key: median(runs, key) for key in kept} for name, runs in results.items()}
+    floor = next(iter(results.values()))[0].get("floor")
+    content = {"command": command, "floor": floor, "figures": figures, "curves": curves}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -131,17 +145,31 @@ def write_report(args, results, command):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
-    parser.add_argument("--versions", nargs="+", default=[f"v{i}" for i in range(6)], help="prefixes: v0 ... v5")
+    parser.add_argument(
+        "--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)"
+    )
+    parser.add_argument(
+        "--versions", nargs="+", default=[f"v{i}" for i in range(6)], help="prefixes: v0 ... v5"
+    )
     parser.add_argument("--seconds", type=float, help="seconds of training, the same for all")
     parser.add_argument("--tokens", type=int, help="tokens of training, the same for all")
-    parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT, to train as a peer")
-    parser.add_argument("--shares", nargs="+", type=float, default=[1.0], help="of nanoGPT's seconds, to train for")
+    parser.add_argument(
+        "--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT, to train as a peer"
+    )
+    parser.add_argument(
+        "--shares", nargs="+", type=float, default=[1.0], help="of nanoGPT's seconds, to train for"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="runs per version")
-    parser.add_argument("--flags", default="", help="further flags for every version, in one string")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="folder for NAME.md, .png and .json")
+    parser.add_argument(
+        "--flags", default="", help="further flags for every version, in one string"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks", help="folder for NAME.md, .png and .json"
+    )
     parser.add_argument("--name", default="ladder")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the run folders there (default: delete them)")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the run folders there (default: delete them)"
+    )
     args = parser.parse_args()
     scripts = [path for v in args.versions for path in sorted(ROOT.glob(f"{v}_*.py"))]
     names = [script.stem + named(share) for script in scripts for share in args.shares]
@@ -163,7 +191,10 @@ def main():
             if args.tokens:
                 sys.path.insert(0, str(ROOT))
                 cfg = __import__(script.stem).Config()
-                arguments += ["--max-steps", str(round(args.tokens / cfg.batch_size / cfg.block_size))]
+                arguments += [
+                    "--max-steps",
+                    str(round(args.tokens / cfg.batch_size / cfg.block_size)),
+                ]
             for share in args.shares:
                 budget = ["--max-seconds", f"{seconds * share:.1f}"] if seconds else []
                 name = script.stem + named(share)

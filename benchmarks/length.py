@@ -1,11 +1,11 @@
-"""Train v2, v3 and v4 once, then score the same tokens with 1x, 2x and 4x the trained context before them.
+"""Train v2 to v5 once, then score the validation split in windows of 1x, 2x and 4x the trained context.
 
     python benchmarks/length.py [--data FILE] [--seconds 120] [--out FILE]
     python benchmarks/length.py --runs DIR          # score runs that `ladder.py --keep DIR` trained
 
-The tokens are the last block_size of every segment of 4 x block_size of the validation split (see
-`evaluate_context` in v3). v1 has no position embeddings beyond its own, so it cannot take part. The table is printed
-and written to benchmarks/length.md.
+Every token is scored once in each column. In longer windows fewer tokens stand near the start, with little to read:
+a model that copes with them must score better, even if it uses nothing that is further away than in training. v1 has no
+position embeddings beyond its own, so it cannot take part. The table is printed and written to benchmarks/length.md.
 """
 
 import argparse
@@ -21,14 +21,26 @@ sys.path.insert(0, str(ROOT))
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
-    parser.add_argument("--seconds", type=float, default=0, help="seconds of training (default: the version's own)")
-    parser.add_argument("--versions", nargs="+", default=["v2_bpe_rope", "v3_alibi", "v4_gqa_swiglu", "v5_ngpt"])
+    parser.add_argument(
+        "--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="seconds of training (default: the version's own)"
+    )
+    parser.add_argument(
+        "--versions", nargs="+", default=["v2_bpe_rope", "v3_alibi", "v4_gqa_swiglu", "v5_ngpt"]
+    )
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--runs", type=Path, metavar="DIR", help="of trained runs, VERSION-SEED (default: train them)")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "length.md", help="where the table goes")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        metavar="DIR",
+        help="of trained runs, VERSION-SEED (default: train them)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "length.md", help="where the table goes"
+    )
     args = parser.parse_args()
-    score_like = importlib.import_module("v3_alibi").evaluate_context
     lines = ["| version | seed | 1x, bits/byte | 2x | 4x |", "|---|---|---|---|---|"]
     for seed in range(1337, 1337 + args.seeds):
         for name in args.versions:
@@ -36,15 +48,25 @@ def main():
             with tempfile.TemporaryDirectory() as temporary:
                 folder = (args.runs or Path(temporary)) / f"{name}-{seed}"
                 if not args.runs:
-                    version.train(version.Config(data=args.data, max_seconds=args.seconds, out=str(folder), seed=seed))
+                    version.train(
+                        version.Config(
+                            data=args.data, max_seconds=args.seconds, out=str(folder), seed=seed
+                        )
+                    )
                 run = version.load_run(folder, data=args.data)
             corpus, block_size = version.load_corpus(run.cfg, run.tokenizer), run.cfg.block_size
-            scores = [score_like(run.model, corpus.val, run.tokenizer, block_size, k * block_size) for k in (1, 2, 4)]
-            cells = [f"`{name}`", str(seed), *(f"{score['bits_per_byte']:.4f}" for score in scores)]
+            windows = [k * block_size for k in (1, 2, 4)]
+            scores = [
+                version.evaluate(run.model, corpus.val, run.tokenizer, window)[1]
+                for window in windows
+            ]
+            cells = [f"`{name}`", str(seed), *(f"{score:.4f}" for score in scores)]
             lines.append(f"| {' | '.join(cells)} |")
     command = ("python benchmarks/length.py " + shlex.join(sys.argv[1:])).strip()
     table = "\n".join(lines)
-    args.out.write_text(f"# Longer than the training windows\n\n`{command}`\n\n{table}\n", encoding="utf-8")
+    args.out.write_text(
+        f"# Longer than the training windows\n\n`{command}`\n\n{table}\n", encoding="utf-8"
+    )
     print(table)
 
 

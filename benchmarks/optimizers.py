@@ -32,12 +32,18 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 MODULES = {"v4": "v4_gqa_swiglu", "v5": "v5_ngpt"}
-CONTESTANTS = [f"{version} {optimizer}" for version in MODULES for optimizer in ("adamw", "muon", "soap")]
-SOAP = {"betas": "0.8,0.95", "frequency": "10", "warmup": "0"}  # warmup: steps in which its own rate rises
+CONTESTANTS = [
+    f"{version} {optimizer}" for version in MODULES for optimizer in ("adamw", "muon", "soap")
+]
+SOAP = {
+    "betas": "0.8,0.95",
+    "frequency": "10",
+    "warmup": "0",
+}  # warmup: steps in which its own rate rises
 
 
-def with_soap(module, make_optimizer, lr, soap):
-    """A version's make_optimizer, with v5's SOAP in the place of Muon."""
+def with_soap(make_optimizers, lr, soap):
+    """A version's make_optimizers, with v5's SOAP in the place of Muon."""
     v5 = importlib.import_module("v5_ngpt")
 
     class DecayedSOAP(v5.SOAP):
@@ -49,13 +55,14 @@ def with_soap(module, make_optimizer, lr, soap):
             super().update(p, G, state, group | {"lr": lr})
 
     def make(model, cfg):
-        adamw, muon = make_optimizer(model, cfg).optimizers
-        kept = {name: muon.param_groups[0][name] for name in ("params", "weight_decay", "first_decay")}
-        group = kept | {"lr": lr, "peak_lr": lr}
-        optimizer = DecayedSOAP([group], lr, soap["betas"], frequency=soap["frequency"])
+        adamw, muon = make_optimizers(model, cfg)
+        kept = {name: muon.param_groups[0][name] for name in ("params", "weight_decay")}
+        optimizer = DecayedSOAP(
+            [kept | {"initial_lr": lr}], lr, soap["betas"], frequency=soap["frequency"]
+        )
         if hasattr(model, "normalize_matrices"):  # v5
             optimizer.register_step_post_hook(lambda *_: model.normalize_matrices())
-        return module.Optimizers(adamw, optimizer)
+        return [adamw, optimizer]
 
     return make
 
@@ -66,7 +73,11 @@ def read_soap(pairs):
     if soap.keys() != SOAP.keys():
         raise ValueError(f"{pairs}: not of {list(SOAP)}")
     beta1, beta2 = map(float, soap["betas"].split(","))
-    return {"betas": (beta1, beta2), "frequency": int(soap["frequency"]), "warmup": int(soap["warmup"])}
+    return {
+        "betas": (beta1, beta2),
+        "frequency": int(soap["frequency"]),
+        "warmup": int(soap["warmup"]),
+    }
 
 
 def contestant(name):
@@ -85,25 +96,29 @@ def contestant(name):
 def fit(name, data, seed, factor, budget):
     """Train a contestant without its usual output: {bits_per_byte of the validation split, steps, seconds}."""
     version, optimizer, *settings = name.split()
-    module, v2, v5 = (importlib.import_module(m) for m in (MODULES[version], "v2_bpe_rope", "v5_ngpt"))
+    module, v5 = (importlib.import_module(m) for m in (MODULES[version], "v5_ngpt"))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        cfg = module.Config(data=str(data), out=str(Path(folder) / "run"), seed=seed, evals=2, n_layer=4, **budget)
+        cfg = module.Config(
+            data=str(data), out=str(Path(folder) / "run"), seed=seed, evals=2, n_layer=4, **budget
+        )
         cfg.optimizer = "adamw" if optimizer == "adamw" else "muon"
-        cfg.learning_rate = factor * (v2.Config().learning_rate if optimizer == "adamw" else cfg.learning_rate)
-        cfg.matrix_learning_rate *= factor
-        make = module.make_optimizer
+        for rate in ("learning_rate", "muon_learning_rate", "adamw_learning_rate"):
+            setattr(cfg, rate, factor * getattr(cfg, rate))
+        make = module.make_optimizers
         if optimizer == "soap":
-            make = with_soap(module, make, factor * v5.Config().soap_learning_rate, read_soap(settings))
+            make = with_soap(make, factor * v5.Config().soap_learning_rate, read_soap(settings))
         try:
-            with mock.patch.object(module, "make_optimizer", make):
+            with mock.patch.object(module, "make_optimizers", make):
                 run = module.load_run(module.train(cfg))
-        except module.Halt:  # a loss that is no number
+        except module.UserError:  # a loss that is no number
             return {"bits_per_byte": math.inf, "steps": 0, "seconds": 0.0}
-        names, *_, last = (line.split(",") for line in (run.folder / "metrics.csv").read_text().splitlines())
+        names, *_, last = (
+            line.split(",") for line in (run.folder / "metrics.csv").read_text().splitlines()
+        )
         corpus = module.load_corpus(run.cfg, run.tokenizer)
-        score = module.evaluate(run.model, corpus.val, corpus.val_bytes, run.cfg.block_size)
+        _, bits = module.evaluate(run.model, corpus.val, run.tokenizer, run.cfg.block_size)
     last = dict(zip(names, map(float, last), strict=True))
-    return {"bits_per_byte": score["bits_per_byte"], "steps": int(last["step"]), "seconds": last["seconds"]}
+    return {"bits_per_byte": bits, "steps": int(last["step"]), "seconds": last["seconds"]}
 
 
 def training_split(path, folder):
@@ -126,15 +141,24 @@ def table(tuned, same_seconds, same_steps):
     head = ["", *(f"x {factor:g}" for factor in next(iter(tuned.values())))]
     if same_steps:
         steps = next(iter(same_steps.values()))[0]["steps"]
-        head += ["same seconds, bits/byte", "steps in them", f"same steps ({steps:,}), bits/byte", "seconds for them"]
+        head += [
+            "same seconds, bits/byte",
+            "steps in them",
+            f"same steps ({steps:,}), bits/byte",
+            "seconds for them",
+        ]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, row in tuned.items():
         best = best_factor(row)
         cells = [
-            f"**{run['bits_per_byte']:.3f}**" if f == best else f"{run['bits_per_byte']:.3f}" for f, run in row.items()
+            f"**{run['bits_per_byte']:.3f}**" if f == best else f"{run['bits_per_byte']:.3f}"
+            for f, run in row.items()
         ]
         for runs, unit in [(same_seconds, "steps"), (same_steps, "seconds")] if same_steps else []:
-            cells += [spread(runs[name]), f"{statistics.median(run[unit] for run in runs[name]):,.0f}"]
+            cells += [
+                spread(runs[name]),
+                f"{statistics.median(run[unit] for run in runs[name]):,.0f}",
+            ]
         lines.append(f"| {' | '.join([name, *cells])} |")
     return "\n".join(lines)
 
@@ -146,15 +170,40 @@ def best_factor(row):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", nargs="+", default=[str(ROOT / "input.txt")], help="texts (default: input.txt)")
     parser.add_argument(
-        "--only", nargs="+", default=CONTESTANTS, type=contestant, metavar="NAME", help="as 'v5 soap frequency=5'"
+        "--data", nargs="+", default=[str(ROOT / "input.txt")], help="texts (default: input.txt)"
     )
-    parser.add_argument("--factors", nargs="+", type=float, default=[0.5, 1.0, 2.0], help="of the default step sizes")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=CONTESTANTS,
+        type=contestant,
+        metavar="NAME",
+        help="as 'v5 soap frequency=5'",
+    )
+    parser.add_argument(
+        "--factors",
+        nargs="+",
+        type=float,
+        default=[0.5, 1.0, 2.0],
+        help="of the default step sizes",
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, for each run")
-    parser.add_argument("--seeds", type=int, default=3, help="runs per contestant at its best factor; 0: only find it")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once; with more than one each has one thread")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "optimizers.md", help="where the tables go")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        help="runs per contestant at its best factor; 0: only find it",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at once; with more than one each has one thread"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "optimizers.md",
+        help="where the tables go",
+    )
     args = parser.parse_args()
     seeds, seconds = range(1337, 1337 + args.seeds), {"max_seconds": args.seconds}
     command = ("python benchmarks/optimizers.py " + shlex.join(sys.argv[1:])).strip()
@@ -170,25 +219,37 @@ def main():
             for (name, data, seed, factor, _), job in zip(jobs, pending, strict=True):
                 runs.append(job.get())
                 figures = ", ".join(f"{value:.6g} {what}" for what, value in runs[-1].items())
-                print(f"{name}, {Path(data).name}, x {factor:g}, seed {seed}: {figures}", flush=True)
+                print(
+                    f"{name}, {Path(data).name}, x {factor:g}, seed {seed}: {figures}", flush=True
+                )
             return runs
 
         for data in args.data:
             grid = [(factor, name) for factor in args.factors for name in args.only]
             part = training_split(data, folder)
-            found = dict(zip(grid, race([(name, part, 1337, f, seconds) for f, name in grid]), strict=True))
-            tuned = {name: {factor: found[factor, name] for factor in args.factors} for name in args.only}
-            final = [(name, data, seed, best_factor(tuned[name])) for seed in seeds for name in args.only]
+            found = dict(
+                zip(grid, race([(name, part, 1337, f, seconds) for f, name in grid]), strict=True)
+            )
+            tuned = {
+                name: {factor: found[factor, name] for factor in args.factors} for name in args.only
+            }
+            final = [
+                (name, data, seed, best_factor(tuned[name])) for seed in seeds for name in args.only
+            ]
 
             def by_name(budget, final=final):
                 runs = {name: [] for name in args.only}
-                for (name, *_), run in zip(final, race([(*job, budget) for job in final]), strict=True):
+                for (name, *_), run in zip(
+                    final, race([(*job, budget) for job in final]), strict=True
+                ):
                     runs[name].append(run)
                 return runs
 
             same_seconds, same_steps = by_name(seconds) if seeds else {}, {}
             if seeds:
-                steps = min(run["steps"] for runs in same_seconds.values() for run in runs if run["steps"])
+                steps = min(
+                    run["steps"] for runs in same_seconds.values() for run in runs if run["steps"]
+                )
                 same_steps = by_name({"max_steps": steps})
             found = table(tuned, same_seconds, same_steps)
             report += f"\n{Path(data).name}:\n\n{found}\n"

@@ -31,7 +31,15 @@ import v2_bpe_rope as v2  # noqa: E402
 from bpe_tokenizer import BPETokenizer  # noqa: E402
 
 RARE = 10  # uses below which a token counts as rare
-HEADER = ["text", "vocabulary", "tokenizer", "scaffolds", "bytes/token", "entropy, bits", "/ log2 of the vocabulary"]
+HEADER = [
+    "text",
+    "vocabulary",
+    "tokenizer",
+    "scaffolds",
+    "bytes/token",
+    "entropy, bits",
+    "/ log2 of the vocabulary",
+]
 HEADER += [f"used less than {RARE} times"]
 
 
@@ -48,7 +56,7 @@ def bits_per_byte(cfg):
         folder = v2.train(cfg)
     run = v2.load_run(str(folder))
     corpus = v2.load_corpus(run.cfg, run.tokenizer)
-    return v2.evaluate(run.model, corpus.val, corpus.val_bytes, run.cfg.block_size)["bits_per_byte"]
+    return v2.evaluate(run.model, corpus.val, run.tokenizer, run.cfg.block_size)[1]
 
 
 def measure(data, vocab_size, scaffold, args):
@@ -58,16 +66,28 @@ def measure(data, vocab_size, scaffold, args):
     text = data.read_bytes().decode().removeprefix("\ufeff")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a short text has fewer tokens: the table tells how many
-        learned = BPETokenizer.train(text[: len(text) * 9 // 10], vocab_size, scaffold=scaffold, progress=False)
+        learned = BPETokenizer.train(
+            text[: len(text) * 9 // 10], vocab_size, scaffold=scaffold, progress=False
+        )
     folder = Path(tempfile.mkdtemp(dir="."))
     learned.save(folder / "tokenizer.json")
-    budget = {"max_steps": args.steps, "max_seconds": args.seconds}
+    budget = {"max_steps": args.steps or 1, "max_seconds": args.seconds}
     cfg = v2.Config(data=str(data), tokenizer=str(folder / "tokenizer.json"), **budget)
     corpus = v2.load_corpus(cfg)
     counts = np.bincount(corpus.train, minlength=learned.vocab_size)
     entropy, relative, rare = frequency_figures(counts)
-    cells = [data.name, f"{learned.vocab_size:,}", "scaffold" if scaffold else "plain", f"{len(learned.scaffolds):,}"]
-    cells += [f"{corpus.val_bytes / (len(corpus.val) - 1):.3f}", f"{entropy:.3f}", f"{relative:.4f}", f"{rare:.2%}"]
+    cells = [
+        data.name,
+        f"{learned.vocab_size:,}",
+        "scaffold" if scaffold else "plain",
+        f"{len(learned.scaffolds):,}",
+    ]
+    cells += [
+        f"{len(learned.decode_bytes(corpus.val[1:])) / (len(corpus.val) - 1):.3f}",
+        f"{entropy:.3f}",
+        f"{relative:.4f}",
+        f"{rare:.2%}",
+    ]
     if args.steps or args.seconds:
         scores = []
         for seed in range(1337, 1337 + args.seeds):
@@ -81,10 +101,20 @@ def measure(data, vocab_size, scaffold, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, nargs="+", default=[ROOT / "input.txt"], help="texts (default: input.txt)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        default=[ROOT / "input.txt"],
+        help="texts (default: input.txt)",
+    )
     parser.add_argument("--vocab-sizes", type=int, nargs="+", default=[2048, 8192])
-    parser.add_argument("--steps", type=int, default=0, help="steps of a v2 run on each tokenizer (default: no run)")
-    parser.add_argument("--seconds", type=float, default=0.0, help="seconds of training of each run")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="steps of a v2 run on each tokenizer (default: no run)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="seconds of training of each run"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="runs per tokenizer")
     args = parser.parse_args()
     texts, rows = [path.resolve() for path in args.data], []
@@ -93,9 +123,11 @@ def main():
             os.chdir(folder)  # where v2 keeps its cache of token ids
             for data in texts:
                 for vocab_size in args.vocab_sizes:
-                    rows += [measure(data, vocab_size, scaffold, args) for scaffold in (False, True)]
+                    rows += [
+                        measure(data, vocab_size, scaffold, args) for scaffold in (False, True)
+                    ]
             os.chdir(ROOT)
-    except (v2.Halt, ValueError, OSError) as error:
+    except (v2.UserError, ValueError, OSError) as error:
         parser.exit(2, f"{error}\n")
     header = HEADER + ["v2, bits/byte"] * bool(args.steps or args.seconds)
     for row in [header, ["---"] * len(header), *rows]:

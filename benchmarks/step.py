@@ -2,7 +2,7 @@
 
     python benchmarks/step.py                                  # every version as its defaults have it
     python benchmarks/step.py --versions v5 --flags "--optimizer soap"
-    python benchmarks/step.py --versions v4 v5 --flags "--preset lil"
+    python benchmarks/step.py --versions v4 v5 --flags "--n-embd 512 --n-layer 12 --n-head 16 --n-kv-head 8"
     python benchmarks/step.py --fresh-memory                   # every tensor's pages anew from the system
     python benchmarks/step.py --versions v1 --nanogpt DIR      # nanoGPT's step at the same shape, from a checkout
 
@@ -25,6 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+import tyro
 from nanogpt import load_model_module
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,7 +34,13 @@ sys.path.insert(0, str(ROOT))
 
 KINDS = {  # of operations, by what torch names them; the first that has a part of the name counts
     "matrix products": ("aten::mm", "aten::addmm"),
-    "attention": ("aten::bmm", "aten::baddbmm", "aten::_softmax", "scaled_dot_product", "masked_fill"),
+    "attention": (
+        "aten::bmm",
+        "aten::baddbmm",
+        "aten::_softmax",
+        "scaled_dot_product",
+        "masked_fill",
+    ),
     "loss": ("log_softmax", "nll_loss"),
     "copies, fills": ("copy_", "fill_", "zero_", "cat", "index"),
 }
@@ -46,7 +53,10 @@ def kind_of(event):
         if caller.name.startswith("Optimizer.step#"):
             return caller.name.split("#")[1].removesuffix(".step")
         caller = caller.cpu_parent
-    return next((kind for kind, parts in KINDS.items() if any(part in event.name for part in parts)), "the rest")
+    return next(
+        (kind for kind, parts in KINDS.items() if any(part in event.name for part in parts)),
+        "the rest",
+    )
 
 
 def synchronize(device):
@@ -79,24 +89,39 @@ class Training:
 
     def __init__(self, name, flags, fresh_memory=False):
         self.module = module = importlib.import_module(name)
-        _, given = module.parse(flags)
-        preset = getattr(module, "PRESETS", {}).get(given.get("preset", ""), {})
-        self.cfg = module.Config(**preset | given)
+        self.cfg = tyro.cli(module.Config, args=flags)
         self.device = module.choose_device(self.cfg)
-        if not fresh_memory:
+        if not fresh_memory and hasattr(module, "keep_memory"):
             module.keep_memory()
         self.corpus = module.load_corpus(self.cfg)
         torch.manual_seed(self.cfg.seed)
-        self.model = module.LanguageModel(self.cfg, self.corpus.tokenizer.vocab_size).to(self.device)
-        self.optimizer = module.make_optimizer(self.model, self.cfg)
-        self.progress = module.Progress()
+        self.model = module.LanguageModel(self.cfg, self.corpus.tokenizer.vocab_size).to(
+            self.device
+        )
+        self.optimizers = module.make_optimizers(self.model, self.cfg)
+        self.bfloat16 = hasattr(module, "uses_bfloat16") and module.uses_bfloat16(
+            self.cfg, self.device
+        )
+        self.n_steps = 0
         self.tokens = self.cfg.batch_size * self.cfg.block_size  # of one step
         if getattr(self.cfg, "compile", False):
             self.model.compile()
 
     def step(self):
-        self.module.train_step(self.model, self.optimizer, self.corpus, self.cfg, self.progress, self.device)
-        self.progress.step += 1
+        """One step as in the version's train."""
+        if hasattr(self.module, "set_schedules"):
+            self.module.set_schedules(self.cfg, self.model, self.optimizers, 0.3, self.n_steps)
+        idx, targets = self.batch(self.n_steps)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            _, loss = self.model(idx, targets)
+        self.model.zero_grad()
+        loss.backward()
+        if hasattr(self.cfg, "grad_clip"):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.grad_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        loss.item()
+        self.n_steps += 1
 
     def batch(self, step):
         """Inputs and targets of a step, (B, T) each."""
@@ -106,8 +131,10 @@ class Training:
         """Floating-point operations of one step's forward and backward pass, those of matrix products only."""
         idx, targets = self.batch(0)
         with FlopCounterMode(display=False) as counter:
-            self.model.forward(idx, targets)[1].backward()  # as written, not as compiled: that has other operators
-        self.optimizer.zero_grad()
+            self.model.forward(idx, targets)[
+                1
+            ].backward()  # as written, not as compiled: that has other operators
+        self.model.zero_grad()
         return counter.get_total_flops()
 
     def shares(self, steps):
@@ -118,7 +145,10 @@ class Training:
             for _ in range(steps):
                 self.step()
             synchronize(self.device)
-        spent, own = Counter(), "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
+        spent, own = (
+            Counter(),
+            "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total",
+        )
         for event in profile.events():
             spent[kind_of(event)] += getattr(event, own)
         return {kind: time / sum(spent.values()) for kind, time in spent.items()}
@@ -130,12 +160,17 @@ class Peer(Training):
     def __init__(self, name, flags, checkout):
         super().__init__(name, flags, fresh_memory=True)
         cfg, module = self.cfg, load_model_module(checkout)
-        shape = {key: getattr(cfg, key) for key in ("n_layer", "n_head", "n_embd", "block_size", "dropout")}
+        shape = {
+            key: getattr(cfg, key)
+            for key in ("n_layer", "n_head", "n_embd", "block_size", "dropout")
+        }
         shape |= {"vocab_size": self.corpus.tokenizer.vocab_size, "bias": False}
         torch.manual_seed(cfg.seed)
         self.model = module.GPT(module.GPTConfig(**shape)).to(self.device)
         self.optimizer = self.model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), self.device.type)
-        self.bfloat16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()  # on a CPU it has float32
+        self.bfloat16 = (
+            self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        )  # on a CPU it has float32
         if getattr(cfg, "compile", False):
             self.model.compile()
 
@@ -143,14 +178,14 @@ class Peer(Training):
         return [part.contiguous() for part in super().batch(step)]
 
     def step(self):
-        idx, targets = self.batch(self.progress.step)
+        idx, targets = self.batch(self.n_steps)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             _, loss = self.model(idx, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.progress.step += 1
+        self.n_steps += 1
 
 
 def measure(name, flags, steps, fresh_memory, checkout=None):
@@ -158,11 +193,17 @@ def measure(name, flags, steps, fresh_memory, checkout=None):
     training = Peer(name, flags, checkout) if checkout else Training(name, flags, fresh_memory)
     flops = training.flops()
     timed(training.step, training.device, 5)
-    row = {"name": f"nanoGPT as {name[:2]}" if checkout else f"`{name}.py`", "flops": flops, "tokens": training.tokens}
+    row = {
+        "name": f"nanoGPT as {name[:2]}" if checkout else f"`{name}.py`",
+        "flops": flops,
+        "tokens": training.tokens,
+    }
     row["parameters"] = sum(p.numel() for p in training.model.parameters())
     row["seconds"] = statistics.median(timed(training.step, training.device, steps))
     row["shares"] = training.shares(steps // 2)
-    peaks = {name: matrix_peak(getattr(torch, name), training.device) for name in ("float32", "bfloat16")}
+    peaks = {
+        name: matrix_peak(getattr(torch, name), training.device) for name in ("float32", "bfloat16")
+    }
     cpu = training.device.type == "cpu"
     return row, peaks, f"{torch.get_num_threads()} threads" if cpu else torch.cuda.get_device_name()
 
@@ -170,12 +211,18 @@ def measure(name, flags, steps, fresh_memory, checkout=None):
 def speed_table(rows, peaks):
     """Rows {name, parameters, tokens, seconds, flops} as a Markdown table; peaks: {dtype: GFLOP/s}."""
     lines = ["| file | parameters | ms/step | tokens/s | GFLOP/step | GFLOP/s | "]
-    lines[0] += " | ".join(f"of the {name} peak, {peak:,.0f}" for name, peak in peaks.items()) + " |"
+    lines[0] += (
+        " | ".join(f"of the {name} peak, {peak:,.0f}" for name, peak in peaks.items()) + " |"
+    )
     lines += ["|---" * (6 + len(peaks)) + "|"]
     for row in rows:
         rate = row["flops"] / row["seconds"] / 1e9
         cells = [row["name"], f"{row['parameters']:,}", f"{1000 * row['seconds']:.1f}"]
-        cells += [f"{row['tokens'] / row['seconds']:,.0f}", f"{row['flops'] / 1e9:.2f}", f"{rate:,.0f}"]
+        cells += [
+            f"{row['tokens'] / row['seconds']:,.0f}",
+            f"{row['flops'] / 1e9:.2f}",
+            f"{rate:,.0f}",
+        ]
         cells += [f"{100 * rate / peak:.0f} %" for peak in peaks.values()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -187,27 +234,48 @@ def share_table(rows):
     kinds = [kind for kind in known if any(kind in row["shares"] for row in rows)]
     lines = [f"| file | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
     for row in rows:
-        cells = [f"{100 * row['shares'][kind]:.0f} %" if kind in row["shares"] else "" for kind in kinds]
+        cells = [
+            f"{100 * row['shares'][kind]:.0f} %" if kind in row["shares"] else "" for kind in kinds
+        ]
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
-    parser.add_argument("--versions", nargs="+", default=[f"v{i}" for i in range(6)], help="prefixes: v0 ... v5")
+    parser.add_argument(
+        "--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)"
+    )
+    parser.add_argument(
+        "--versions", nargs="+", default=[f"v{i}" for i in range(6)], help="prefixes: v0 ... v5"
+    )
     parser.add_argument("--steps", type=int, default=20, help="timed steps, after 5 that are not")
-    parser.add_argument("--flags", default="", help="further flags for every version, in one string")
-    parser.add_argument("--fresh-memory", action="store_true", help="without keep_memory, to see what it gives")
-    parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT, to time after each version")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "step.md", help="where the tables go")
+    parser.add_argument(
+        "--flags", default="", help="further flags for every version, in one string"
+    )
+    parser.add_argument(
+        "--fresh-memory", action="store_true", help="without keep_memory, to see what it gives"
+    )
+    parser.add_argument(
+        "--nanogpt",
+        type=Path,
+        metavar="DIR",
+        help="a checkout of nanoGPT, to time after each version",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "step.md", help="where the tables go"
+    )
     args = parser.parse_args()
     flags = ["--data", args.data, *shlex.split(args.flags)]
     names = [path.stem for v in args.versions for path in sorted(ROOT.glob(f"{v}_*.py"))]
     rows, peaks = [], {"float32": 0.0, "bfloat16": 0.0}
     for name, checkout in product(names, [None, args.nanogpt] if args.nanogpt else [None]):
-        with get_context("spawn").Pool(1) as pool:  # a process for each, so that none gets another's memory
-            row, reached, where = pool.apply(measure, (name, flags, args.steps, args.fresh_memory, checkout))
+        with get_context("spawn").Pool(
+            1
+        ) as pool:  # a process for each, so that none gets another's memory
+            row, reached, where = pool.apply(
+                measure, (name, flags, args.steps, args.fresh_memory, checkout)
+            )
         rows.append(row)
         peaks = {dtype: max(peak, reached[dtype]) for dtype, peak in peaks.items()}
         print(f"{row['name']}: {1000 * row['seconds']:.1f} ms/step", file=sys.stderr, flush=True)

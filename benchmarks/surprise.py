@@ -63,10 +63,13 @@ def compare(model, tokenizer, story, block_size):
     A piece begins where a choice is made or where something returns. A token's bits go to the piece of its last byte.
     """
     pen, _ = maker.read_corpus(story + "\n")
-    starts = sorted({0, *(step.offset for step in pen.steps), *(recall.offset for recall in pen.recalls)})
+    starts = sorted(
+        {0, *(step.offset for step in pen.steps), *(recall.offset for recall in pen.recalls)}
+    )
     ends = [*starts[1:], len(story)]
     pieces = [
-        {"text": story[a:b], "grammar": 0.0, "model": 0.0, "distance": None} for a, b in zip(starts, ends, strict=True)
+        {"text": story[a:b], "grammar": 0.0, "model": 0.0, "distance": None}
+        for a, b in zip(starts, ends, strict=True)
     ]
     place = {start: piece for start, piece in zip(starts, pieces, strict=True)}
     for step in pen.steps:
@@ -82,8 +85,12 @@ def compare(model, tokenizer, story, block_size):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--version", default="v5_ngpt", help="v2_bpe_rope ... v5_ngpt")
-    parser.add_argument("--seconds", type=float, default=0, help="seconds of training (default: the version's own)")
-    parser.add_argument("--run", type=Path, metavar="FOLDER", help="a run of the version (default: train one)")
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="seconds of training (default: the version's own)"
+    )
+    parser.add_argument(
+        "--run", type=Path, metavar="FOLDER", help="a run of the version (default: train one)"
+    )
     parser.add_argument("--stories", type=int, default=40, help="of the validation split")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "surprise.json")
     args = parser.parse_args()
@@ -94,17 +101,24 @@ def main():
             version.train(version.Config(data=str(data), max_seconds=args.seconds, out=str(folder)))
         run = version.load_run(folder, data=str(data))
     corpus = version.load_corpus(run.cfg, run.tokenizer)
-    score = version.evaluate(run.model, corpus.val, corpus.val_bytes, run.cfg.block_size)
+    _, bits = version.evaluate(run.model, corpus.val, run.tokenizer, run.cfg.block_size)
     found = []
     for story in validation_stories(data.read_text(encoding="utf-8"), args.stories):
         pieces = compare(run.model, run.tokenizer, story, run.cfg.block_size)
-        found.append([[p["text"], round(p["grammar"], 3), round(p["model"], 3), p["distance"]] for p in pieces])
+        found.append(
+            [
+                [p["text"], round(p["grammar"], 3), round(p["model"], 3), p["distance"]]
+                for p in pieces
+            ]
+        )
     command = ("python benchmarks/surprise.py " + shlex.join(sys.argv[1:])).strip()
-    content = {"command": command, "version": args.version, "bits_per_byte": score["bits_per_byte"], "stories": found}
+    content = {"command": command, "version": args.version, "bits_per_byte": bits, "stories": found}
     args.out.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
     paid = [sum(piece[i] for pieces in found for piece in pieces) for i in (1, 2)]
     size = sum(len(piece[0].encode()) for pieces in found for piece in pieces)
-    print(f"{len(found)} stories: grammar {paid[0] / size:.4f}, {args.version} {paid[1] / size:.4f} bits/byte")
+    print(
+        f"{len(found)} stories: grammar {paid[0] / size:.4f}, {args.version} {paid[1] / size:.4f} bits/byte"
+    )
 
 
 if __name__ == "__main__":

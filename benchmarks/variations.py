@@ -44,11 +44,13 @@ class FastMLP(v5.MLP):
 
     def __init__(self, cfg):
         super().__init__(cfg)
-        self.leaves = 2**DEPTH
-        if cfg.d_ff % self.leaves:
-            raise v5.Halt(f"--d-ff {cfg.d_ff}: must be a multiple of {self.leaves}, the leaves")
-        self.width = cfg.d_ff // self.leaves
-        self.router = nn.Linear(cfg.n_embd, self.leaves - 1, bias=False)  # node n has the children 2 n + 1 and 2 n + 2
+        self.leaves, d_ff = 2**DEPTH, self.up_proj.out_features
+        if d_ff % self.leaves:
+            raise v5.UserError(f"--d-ff {d_ff}: must be a multiple of {self.leaves}, the leaves")
+        self.width = d_ff // self.leaves
+        self.router = nn.Linear(
+            cfg.n_embd, self.leaves - 1, bias=False
+        )  # node n has the children 2 n + 1 and 2 n + 2
         self.s_r = v5.Scale((self.leaves - 1,), 1.0, 1.0)
         self.hardening = 0.0
 
@@ -61,13 +63,18 @@ class FastMLP(v5.MLP):
         right = logits.sigmoid()
         weights = torch.ones_like(right[..., :1])
         for depth in range(DEPTH):
-            p = right[..., 2**depth - 1 : 2 ** (depth + 1) - 1]  # the routers of this depth, from left to right
+            p = right[
+                ..., 2**depth - 1 : 2 ** (depth + 1) - 1
+            ]  # the routers of this depth, from left to right
             weights = torch.stack((weights * (1 - p), weights * p), dim=-1).flatten(-2)
         return weights
 
     def chosen_leaf(self, x):
         """The leaf at which each token arrives that takes the likelier way at every router, (...)."""
-        right, node = self.routes(x) > 0, torch.zeros(x.shape[:-1], dtype=torch.long, device=x.device)
+        right, node = (
+            self.routes(x) > 0,
+            torch.zeros(x.shape[:-1], dtype=torch.long, device=x.device),
+        )
         for _ in range(DEPTH):
             node = 2 * node + 1 + right.gather(-1, node[..., None])[..., 0].long()
         return node - (self.leaves - 1)
@@ -80,19 +87,21 @@ class FastMLP(v5.MLP):
         logits = self.routes(x)
         p = logits.sigmoid()
         self.hardening = -(p * F.logsigmoid(logits) + (1 - p) * F.logsigmoid(-logits)).mean()
-        s_u, s_v = self.s_uv()
-        hidden = F.silu(self.gate_proj(x) * s_v * x.size(-1) ** 0.5) * (self.up_proj(x) * s_u)  # (B, T, F)
+        s_u, s_v = self.s_u()[:, 0], self.s_v()[:, 0]
+        hidden = F.silu(self.gate_proj(x) * s_v * x.size(-1) ** 0.5) * (
+            self.up_proj(x) * s_u
+        )  # (B, T, d_ff)
         share = self.leaf_weights(logits).repeat_interleave(self.width, dim=-1)
         return self.down_proj(hidden * share.type_as(hidden))
 
     def hard(self, x):
         """One leaf per token: tokens are sorted by leaf, and each leaf computes its own."""
-        flat, s_uv = x.reshape(-1, x.size(-1)), self.s_uv()
+        flat, s_u_all, s_v_all = x.reshape(-1, x.size(-1)), self.s_u()[:, 0], self.s_v()[:, 0]
         leaf, y = self.chosen_leaf(flat), torch.zeros_like(flat)
         for n in leaf.unique().tolist():
             own = slice(n * self.width, (n + 1) * self.width)
             at = (leaf == n).nonzero()[:, 0]
-            s_u, s_v = s_uv[:, own]
+            s_u, s_v = s_u_all[own], s_v_all[own]
             gate = F.linear(flat[at], self.gate_proj.weight[own]) * s_v * x.size(-1) ** 0.5
             hidden = F.silu(gate) * (F.linear(flat[at], self.up_proj.weight[own]) * s_u)
             y[at] = F.linear(hidden, self.down_proj.weight[:, own])
@@ -108,10 +117,12 @@ class FastModel(v5.LanguageModel):
             block.mlp = FastMLP(cfg)
         self.normalize_matrices()
 
-    def forward(self, idx, targets=None, cache=None):
-        logits, loss = super().forward(idx, targets, cache)
+    def forward(self, idx, targets=None, caches=None):
+        logits, loss = super().forward(idx, targets, caches)
         if loss is not None and self.training:
-            loss = loss + HARDENING * sum(block.mlp.hardening for block in self.blocks) / len(self.blocks)
+            loss = loss + HARDENING * sum(block.mlp.hardening for block in self.blocks) / len(
+                self.blocks
+            )
         return logits, loss
 
 
@@ -128,14 +139,20 @@ def fit(name, folder, **settings):
     model, more = VARIATIONS[name]
     with mock.patch.object(v5, "LanguageModel", model), contextlib.redirect_stdout(io.StringIO()):
         run = v5.load_run(v5.train(v5.Config(**settings, **more, out=str(folder))))
-    names, *_, last = (line.split(",") for line in (run.folder / "metrics.csv").read_text().splitlines())
-    return run, v5.load_corpus(run.cfg, run.tokenizer), dict(zip(names, map(float, last), strict=True))
+    names, *_, last = (
+        line.split(",") for line in (run.folder / "metrics.csv").read_text().splitlines()
+    )
+    return (
+        run,
+        v5.load_corpus(run.cfg, run.tokenizer),
+        dict(zip(names, map(float, last), strict=True)),
+    )
 
 
 def feed_forward_units(run):
     """Hidden units that one token uses in each block at inference."""
     mlp = run.model.blocks[0].mlp
-    return mlp.width if isinstance(mlp, FastMLP) else run.cfg.d_ff
+    return mlp.width if isinstance(mlp, FastMLP) else mlp.up_proj.out_features
 
 
 def compare(folder, seeds=1, names=tuple(VARIATIONS), **settings):
@@ -143,12 +160,18 @@ def compare(folder, seeds=1, names=tuple(VARIATIONS), **settings):
     results = {name: [] for name in names}
     for seed in range(1337, 1337 + seeds):
         for name in names:
-            run, corpus, row = fit(name, Path(folder) / f"{name}-{seed}".replace(" ", "-"), seed=seed, **settings)
-            score = v5.evaluate(run.model, corpus.val, corpus.val_bytes, run.cfg.block_size)
+            run, corpus, row = fit(
+                name, Path(folder) / f"{name}-{seed}".replace(" ", "-"), seed=seed, **settings
+            )
+            _, bits = v5.evaluate(run.model, corpus.val, run.tokenizer, run.cfg.block_size)
             parameters = sum(p.numel() for p in run.model.parameters())
-            figures = {"parameters": parameters, "units": feed_forward_units(run), "seconds": row["seconds"]}
-            results[name].append(figures | {"bits_per_byte": score["bits_per_byte"], "run": run})
-            print(f"{name} seed {seed}: {score['bits_per_byte']:.4f} bits/byte", file=sys.stderr, flush=True)
+            figures = {
+                "parameters": parameters,
+                "units": feed_forward_units(run),
+                "seconds": row["seconds"],
+            }
+            results[name].append(figures | {"bits_per_byte": bits, "run": run})
+            print(f"{name} seed {seed}: {bits:.4f} bits/byte", file=sys.stderr, flush=True)
     return results
 
 
@@ -161,18 +184,38 @@ def table(results):
     for name, runs in results.items():
         scores, first = [run["bits_per_byte"] for run in runs], runs[0]
         spread = f" ({min(scores):.4f} to {max(scores):.4f})" if len(scores) > 1 else ""
-        cells = [name, f"{first['parameters']:,}", str(first["units"]), f"{statistics.median(scores):.4f}{spread}"]
-        lines.append(f"| {' | '.join(cells)} | {statistics.median(run['seconds'] for run in runs):.0f} |")
+        cells = [
+            name,
+            f"{first['parameters']:,}",
+            str(first["units"]),
+            f"{statistics.median(scores):.4f}{spread}",
+        ]
+        lines.append(
+            f"| {' | '.join(cells)} | {statistics.median(run['seconds'] for run in runs):.0f} |"
+        )
     return "\n".join(lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
+    parser.add_argument(
+        "--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)"
+    )
     parser.add_argument("--steps", type=int, default=950, help="of training, the same for all")
     parser.add_argument("--seeds", type=int, default=3, help="runs per variation")
-    parser.add_argument("--flags", nargs="*", default=[], metavar="NAME=N", help="whole-number fields of v5's Config")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "variations.md", help="where the table goes")
+    parser.add_argument(
+        "--flags",
+        nargs="*",
+        default=[],
+        metavar="NAME=N",
+        help="whole-number fields of v5's Config",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "variations.md",
+        help="where the table goes",
+    )
     args = parser.parse_args()
     settings = {name: int(value) for name, value in (flag.split("=") for flag in args.flags)}
     began = time.perf_counter()

@@ -198,6 +198,7 @@ def damages(path):
     if path.suffix == ".pt":
         yield good[: len(good) // 3] + good[len(good) // 2 :]
         yield from (pickle.dumps(what, protocol=2) for what in (Evil(), {"model": 5}, {}))
+        # waits for a fix: best.pt and checkpoint.pt of one run in place of each other
         for other in Path("runs").glob("*/1/*.pt"):  # of another version, or the other one
             if other != path:
                 yield other.read_bytes()
@@ -283,8 +284,8 @@ def test_a_terminal_without_the_letters(name, runs):
     assert call(name, *small(name, data="語", out="ß"), encoding="ascii").status == 0
 
 
-def test_a_real_terminal_without_the_letters_and_a_reader_that_leaves(runs):
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+def test_a_real_terminal_without_the_letters(runs):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, ROOT / "v0_bigram.py", "sample", "--prompt"]
     done = subprocess.run([*command, "é"], env=environment, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"") and b"\n?" in done.stdout

@@ -89,6 +89,12 @@ def snapshot(folder="."):
     return {str(p): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
 
 
+def load(path):
+    """The content of a checkpoint, which stands under the name of its version."""
+    (state,) = torch.load(path, weights_only=True).values()
+    return state
+
+
 def results(folder):
     """What two equal runs share to the last bit: all files but the clock and the command."""
     found = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
@@ -96,7 +102,7 @@ def results(folder):
     rows = list(csv.DictReader(found["metrics.csv"].decode().splitlines()))
     found["metrics.csv"] = [row | {"seconds": 0} for row in rows]
     for name in {"best.pt", "checkpoint.pt"} & found.keys():
-        found[name] = torch.load(Path(folder, name), weights_only=True)
+        found[name] = load(Path(folder, name))
     if "checkpoint.pt" in found:
         step, _, losses, rows = found["checkpoint.pt"]["loop"]
         found["checkpoint.pt"]["loop"] = step, losses, [row | {"seconds": 0} for row in rows]
@@ -250,7 +256,7 @@ def test_a_resumed_run_equals_an_unbroken_one(name, optimizer, dropout, monkeypa
     again = f"python {name}.py --resume --out run"
     assert done.status == 1
     assert done.err == f"{name}: stopped and saved; continue with: {again}\n"
-    assert torch.load("run/checkpoint.pt", weights_only=True)["loop"][0] == 6
+    assert load("run/checkpoint.pt")["loop"][0] == 6
     with monkeypatch.context() as patch:
         at_step(patch, name, 10, kill)  # after the evaluation at step 8
         assert call(name, *again.split()[2:]).err == f"{name}: interrupted\n"
@@ -324,7 +330,7 @@ def test_a_signal_saves_and_says_how_to_resume(name, number):
     again = f"python {name}.py --resume --out run"
     assert err == f"{name}: stopped and saved; continue with: {again}\n"
     assert process.returncode == 1
-    step = torch.load("run/checkpoint.pt", weights_only=True)["loop"][0]
+    step = load("run/checkpoint.pt")["loop"][0]
     done = call(name, "--resume", "--out", "run", "--max-steps", step + 4, "--evals", 1)
     assert done.status == 0, done.err
     assert Path("run/metrics.csv").read_text().splitlines()[-1].startswith(f"{step + 4},")
