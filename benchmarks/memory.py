@@ -1,4 +1,4 @@
-"""Peak memory of training on a long text, beyond that of a short one, in MB (10^6 bytes).
+"""Peak memory of training on a long text, and on a short one, in MB (10^6 bytes).
 
     python benchmarks/memory.py                                     # 500 MB, v2
     python benchmarks/memory.py --megabytes 50 --versions v2 v5
@@ -6,9 +6,9 @@
 The text is made in a temporary folder: paragraphs of input.txt in ever new order, with sentences of
 invented words between them, so that it holds new words to its end. A version trains on it for a few
 steps in a process of its own: it learns a tokenizer, encodes the text, and scores the whole
-validation split. A second process trains again, with the token ids in the cache. From both peaks
-that of a third is subtracted, which does the same with one megabyte of text and the tokenizer at
-hand: Python, torch, the model and its largest batch. Rows as in reliability.md.
+validation split. A second process trains again, with the token ids in the cache. A third does the
+same with one megabyte of text and the tokenizer at hand: what it takes is Python, torch, the model
+and its largest batch. The last line is the row for reliability.md.
 """
 
 import argparse
@@ -74,8 +74,10 @@ def main():
             tokenizer = ["--tokenizer", f"{name}/first/tokenizer.json"]
             again = peak(name, "--data", "long.txt", "--out", f"{name}/again", *tokenizer)
             short = peak(name, "--data", "short.txt", "--out", f"{name}/short", *tokenizer)
-            what = f"peak memory beyond the model's, text of {args.megabytes} MB, {name}"
-            figure = f"{first - short:.0f} MB, {again - short:.0f} MB with the ids in the cache"
+            what = f"peak memory, text of {args.megabytes} MB, {name}"
+            figure = (
+                f"{first:.0f} MB; {again:.0f} MB with the ids in the cache; {short:.0f} MB for 1 MB"
+            )
             print(f"| {what} | {figure} | `python {' '.join(sys.argv)}` |", flush=True)
         os.chdir(ROOT)
 

@@ -405,12 +405,13 @@ def test_two_processes_may_write_a_file_at_once(name, monkeypatch):
     module, path, write_bytes = importlib.import_module(name), Path("file"), Path.write_bytes
 
     def write(target, content):
-        if content == b"first":  # half-way through, another process writes the file
-            write_bytes(target, b"fir")
-            with monkeypatch.context() as patch:
+        if content == b"first":
+            with open(target, "wb", buffering=0) as file, monkeypatch.context() as patch:
+                file.write(b"fi")  # half-way through, another process writes the file
                 patch.setattr("os.getpid", lambda: -1)
                 module.write_file(path, b"second")
-            assert path.read_bytes() == b"second"
+                assert path.read_bytes() == b"second"
+                return file.write(b"rst")
         return write_bytes(target, content)
 
     monkeypatch.setattr(Path, "write_bytes", write)
