@@ -2,9 +2,10 @@
 
 New:
   - `LanguageModel`: a table of logits, one row of next-character scores for each character.
-  - The loss: -ln p(the character that came), its mean over a text, in nats/token. In bits per
-    byte of text it compares across tokenizers, and with the entropy of input.txt, which no
-    model can beat: 8 knows nothing, 3.4 is gibberish, 1 words, 0.35 stories, 0.19 the entropy.
+  - The loss: the mean of -ln p(next character) over a text, in nats/token. Divided by ln 2 and
+    by the bytes in a token it is in bits/byte, which compares models with different tokenizers.
+    At 3.4 samples are gibberish, at 1.0 words, at 0.35 stories. data/stories.py drew input.txt
+    from a grammar, so that its entropy is known, 0.19: no model can get below it.
 Measured: MEASURED
 Run: python v0_bigram.py [train|sample|eval] [--help]
 """
@@ -33,7 +34,7 @@ NAME = Path(__file__).stem
 RUNS = Path("runs", NAME)  # holds the folders of this version's runs: 1, 2, ...
 Corpus = namedtuple("Corpus", "tokenizer train val entropy")  # from load_corpus
 Run = namedtuple("Run", "folder cfg tokenizer model step")  # from load_run
-BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # of tqdm
+BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # format of the progress bar
 
 
 # ------------------------------------------------------------------------------------- 1 CONFIG
@@ -50,10 +51,10 @@ class Config:
     data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
     block_size: int = 64  # context length in tokens
     batch_size: int = 64  # windows of block_size tokens per step
-    learning_rate: float = 0.05  # of AdamW; high, for a table is easy to train
+    learning_rate: float = 0.05  # of Adam; high, because a table is easy to train
     max_steps: int = 1000  # budget in steps
     evals: int = 10  # evaluations during training, spread evenly over the budget
-    eval_tokens: int = 250_000  # of the validation split are scored by these; at the end, all
+    eval_tokens: int = 250_000  # validation tokens scored by each of them; after training, all
     seed: int = 1337  # of initial weights, batches and samples
     device: str = "auto"  # auto (CUDA, else MPS, else CPU), or a torch device such as cuda:1
     out: str = ""  # run folder; if empty, a new one in runs/ (for sample and eval: the newest)
@@ -71,7 +72,7 @@ class Config:
         for name, value in asdict(self).items():
             low = 1 if name in at_least_1 else 0
             if isinstance(value, int | float) and not low <= value < 2**31:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} to 2**31 - 1")
 
 
 # ------------------------------------------------------------------------ 2 TOKENIZER AND DATA
@@ -109,8 +110,8 @@ def load_tokenizer(path):
 def load_corpus(cfg, tokenizer=None):
     """Read cfg.data and encode it, with the tokenizer of a trained run or a new one.
 
-    train: ids of the first 90 % of the characters; val: of the rest, after one more for context;
-    entropy: bits/byte that no model of val can beat, if FILE.json knows it, else None.
+    train: ids of the first 90 % of the characters; val: the last of these, for context, and the
+    rest; entropy: that of val in bits/byte, if FILE.json states it, else None.
     """
     try:
         raw = Path(cfg.data).read_bytes()
@@ -139,8 +140,6 @@ def get_batch(tokens, cfg, step, device):
 
 # ------------------------------------------------------------------------------------- 3 MODEL
 # Shapes: B batch, T time (tokens), V vocabulary.
-
-
 class LanguageModel(nn.Module):
     """p(next = j | current = i) = softmax(table[i])[j].
 
@@ -164,9 +163,9 @@ class LanguageModel(nn.Module):
 
 # --------------------------------------------------------------------------------- 4 OPTIMIZER
 def make_optimizers(model, cfg):
-    """A list of optimizers, for later ones share the parameters; here AdamW (arXiv:1711.05101)."""
+    """Adam (arXiv:1412.6980), in a list: later versions give each group of parameters its own."""
     betas = (0.8, 0.99)  # averages over 5 and 100 steps; (0.9, 0.999) is too long for short runs
-    return [torch.optim.AdamW(model.parameters(), cfg.learning_rate, betas, weight_decay=0.0)]
+    return [torch.optim.Adam(model.parameters(), cfg.learning_rate, betas)]
 
 
 # -------------------------------------------------------------------------------- 5 EVALUATION
@@ -206,7 +205,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
     generator = torch.Generator().manual_seed(seed)  # on the CPU: every device draws the same
     for _ in range(n):
         logits, _ = model(idx[:, -block_size:])
-        next_ids = pick_next(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
+        next_ids = pick_next(logits[:, -1].cpu(), temperature, top_k, top_p, generator)
         yield next_ids
         idx = torch.cat((idx, next_ids[:, None].to(idx.device)), dim=1)
 
@@ -223,10 +222,10 @@ def print_sample(run):
         if cfg.stop and cfg.stop in text:
             text = text[: text.index(cfg.stop)]
             break
-        final = max(shown, len(text) - len(cfg.stop))  # the last characters may begin cfg.stop
+        final = max(shown, len(text) - len(cfg.stop))  # what follows may be the start of cfg.stop
         print(text[shown:final], end="", flush=True)
         shown = final
-    print(text[shown:], "[...]\n")
+    print(text[shown:], "[...]" if len(ids) == cfg.max_new_tokens else "")
     return cfg.prompt + text
 
 
@@ -245,12 +244,12 @@ def save_checkpoint(path, **state):
     write_file(path, buffer.getbuffer())
 
 
-def load_checkpoint(path, model):
-    """Copy the saved weights into the model; returns all that was saved."""
+def load_checkpoint(path, model, key):
+    """Copy the saved weights into the model; returns what was saved with them under this key."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)[NAME]
         model.load_state_dict(state["model"])
-        return state
+        return state[key]
     except Exception as error:  # torch has a dozen kinds for missing, truncated and misshapen
         raise UserError(f"{path}: missing, damaged or of other settings ({error!r:.40})") from None
 
@@ -297,7 +296,7 @@ def load_run(out="", **changes):
     cfg.check()
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     model = LanguageModel(cfg, tokenizer.vocab_size).to(choose_device(cfg))
-    step = load_checkpoint(folder / "best.pt", model)["step"]
+    step = load_checkpoint(folder / "best.pt", model, "step")
     return Run(folder, cfg, tokenizer, model.eval(), step)
 
 
@@ -326,7 +325,7 @@ def print_header(cfg, model, corpus, folder):
 
 def draw_plot(folder, rows, entropy):
     """loss.png: training and validation loss over the steps, in bits/byte."""
-    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # of nats/token
+    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # bits/byte per nat/token
     steps, best = [row["step"] for row in rows], min(rows, key=lambda row: row["val_loss"])
     figure = Figure(layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=NAME)
@@ -406,7 +405,7 @@ def run_command(cfg):
         text = print_sample(run)
     if cfg.command == "train":
         write_file(folder / "sample.txt", text.encode())
-        print(f"saved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
+        print(f"\nsaved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
         print(f'next: python {NAME}.py sample --prompt "Once"')
 
 
@@ -415,7 +414,7 @@ def main():
     sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks some letters
     try:
         cfg = tyro.cli(Config, description=__doc__.splitlines()[0])
-        if cfg.command != "train":  # what is not given stays as the run was trained
+        if cfg.command != "train":  # flags not given keep the run's values
             cfg = tyro.cli(Config, default=find_run(cfg.out)[1])
         run_command(cfg)
     except (UserError, OSError, KeyboardInterrupt) as error:

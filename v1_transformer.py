@@ -2,17 +2,16 @@
 
 Same as v0: tokens, batches, evaluation, generation.
 New:
-  - `CausalSelfAttention`: a position gathers from those before it what it needs, in place of
-    seeing one character (arXiv:1706.03762, section 3.2).
-  - `MLP`, and `Block`: each half adds to its input, so that gradients reach every depth
-    (GPT-2's order, norms first).
-  - `schedule`, weight decay, gradient clipping, dropout (JMLR 15:1929): a table needs none of
-    them; a deep network diverges at high learning rates, and memorizes (arXiv:2005.14165, B).
-  - A run of minutes may be stopped: Ctrl-C, --resume, --max-seconds; and bfloat16.
+  - `CausalSelfAttention`: each position gathers what it needs from all positions before it,
+    where v0 sees one character only (arXiv:1706.03762, section 3.2).
+  - `MLP`, at each position alone, and `Block`: attention and MLP each add to their input, so
+    that gradients reach every depth (in GPT-2's order, normalization first).
+  - `schedule` and gradient clipping, because a deep network diverges at high learning rates;
+    weight decay and dropout (JMLR 15:1929), because it memorizes (arXiv:2005.14165, appendix B).
+  - A run now takes minutes, so it can be stopped and resumed: Ctrl-C, --max-seconds, --resume.
+  - bfloat16 for matrix products, where the hardware has it.
 Changed sections: imports, 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 7 CHECKPOINT, 8 TRAINING, 9 COMMAND LINE
-
 Measured: MEASURED
-
 Run: python v1_transformer.py [train|sample|eval] [--help]
 """
 
@@ -42,7 +41,7 @@ NAME = Path(__file__).stem
 RUNS = Path("runs", NAME)  # holds the folders of this version's runs: 1, 2, ...
 Corpus = namedtuple("Corpus", "tokenizer train val entropy")  # from load_corpus
 Run = namedtuple("Run", "folder cfg tokenizer model step")  # from load_run
-BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # of tqdm
+BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # format of the progress bar
 
 
 # ------------------------------------------------------------------------------------- 1 CONFIG
@@ -63,7 +62,7 @@ class Config:
     n_head: int = 4  # attention heads per block
     n_embd: int = 128  # width of the model
     dropout: float = 0.0  # probability of zeroing an activation in training
-    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: from 0 to --dropout
+    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
     learning_rate: float = 0.004  # of AdamW, at its peak; a deep model diverges at a table's rate
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
     weight_decay: float = 0.1  # of matrices and embeddings
@@ -71,7 +70,7 @@ class Config:
     max_steps: int = 2000  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
-    eval_tokens: int = 250_000  # of the validation split are scored by these; at the end, all
+    eval_tokens: int = 250_000  # validation tokens scored by each of them; after training, all
     seed: int = 1337  # of initial weights, batches and samples
     device: str = "auto"  # auto (CUDA, else MPS, else CPU), or a torch device such as cuda:1
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products in training
@@ -92,7 +91,7 @@ class Config:
         for name, value in asdict(self).items():
             low = 1 if name in at_least_1 else 0
             if isinstance(value, int | float) and not low <= value < 2**31:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} to 2**31 - 1")
         if self.dropout >= 1 or self.warmup >= 1:
             raise UserError("--dropout and --warmup: must be below 1")
         if self.n_embd % self.n_head:
@@ -134,8 +133,8 @@ def load_tokenizer(path):
 def load_corpus(cfg, tokenizer=None):
     """Read cfg.data and encode it, with the tokenizer of a trained run or a new one.
 
-    train: ids of the first 90 % of the characters; val: of the rest, after one more for context;
-    entropy: bits/byte that no model of val can beat, if FILE.json knows it, else None.
+    train: ids of the first 90 % of the characters; val: the last of these, for context, and the
+    rest; entropy: that of val in bits/byte, if FILE.json states it, else None.
     """
     try:
         raw = Path(cfg.data).read_bytes()
@@ -164,8 +163,6 @@ def get_batch(tokens, cfg, step, device):
 
 # ------------------------------------------------------------------------------------- 3 MODEL
 # Shapes: B batch, T time (tokens), C width n_embd, H heads, D head width C / H, V vocabulary.
-
-
 def attend(q, k, v, bias):
     """softmax(q k^T / sqrt(D) + bias) v, (B, H, T, D) (arXiv:1706.03762, equation 1).
 
@@ -177,16 +174,16 @@ def attend(q, k, v, bias):
 
 
 class CausalSelfAttention(nn.Module):
-    """Position i asks with q_i, every j <= i answers with k_j and gives v_j: attend in H heads.
+    """Position i asks with q_i; each j <= i answers with k_j and hands over v_j. In H heads.
 
-    A head is one softmax, which blends what it reads: several heads read several things apart.
-    Attention alone is blind to order; the model must add where each token stands.
+    One head blends all that it reads into one vector; several heads keep several things apart.
+    Attention alone is blind to order, so the model adds a vector for each position.
     """
 
     def __init__(self, cfg):
         super().__init__()
         self.n_head = cfg.n_head
-        self.qkv_proj = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=False)  # faster than three
+        self.qkv_proj = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=False)  # one product
         self.out_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
 
     def forward(self, x, positions):
@@ -198,7 +195,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """down(relu(up(x))), at each position alone: what attention has gathered is worked on here."""
+    """down(relu(up(x))), four times as wide inside: works on what attention has gathered."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -214,7 +211,8 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)).
 
     The sums let the gradient of the last block reach the first unchanged; the norms keep what
-    each half reads at one scale, however much has been added.
+    attention and MLP read at one scale, however much has been added. Their biases are enough:
+    the linear maps have none.
     """
 
     def __init__(self, cfg):
@@ -242,10 +240,11 @@ class LanguageModel(nn.Module):
         self.init_weights(cfg)
 
     def init_weights(self, cfg):
-        """A linear map: N(0, 1 / inputs), which keeps variance; an embedding: vectors of length 1.
+        """Linear maps: N(0, 1 / inputs), which keeps the variance of what they read. Embeddings:
+        N(0, 1 / C), small beside what the blocks add to them; the norms make up for that.
 
-        The two maps of each block that add to x are made smaller by the square root of their
-        number, so that x does not grow with depth (GPT-2, section 2.3).
+        2 n_layer maps add to x. They start smaller by sqrt(2 n_layer), so that their sum does not
+        grow with the number of blocks (GPT-2, section 2.3).
         """
         for name, p in self.named_parameters():
             if p.dim() == 2:
@@ -254,8 +253,10 @@ class LanguageModel(nn.Module):
                 nn.init.normal_(p, std=scale * p.size(1) ** -0.5)
 
     def positions(self, T, device):
-        """For the scores of i (row) and j (column): 0, or -inf where j > i. T = 2: 0 -inf / 0 0."""
-        return torch.full((T, T), -math.inf, device=device).triu(1)
+        """What attention must know of positions, here only who sees whom: added to the score of
+        i (row) and j (column) is 0, or -inf where j > i. T = 2: [[0, -inf], [0, 0]].
+        """
+        return torch.full((T, T), -math.inf, device=device).triu(1)  # (T, T)
 
     def forward(self, idx, targets=None):
         """Logits (B, T, V) after each token of idx (B, T); with targets (B, T), their loss too."""
@@ -273,9 +274,10 @@ class LanguageModel(nn.Module):
 
 # --------------------------------------------------------------------------------- 4 OPTIMIZER
 def schedule(spent, cfg):
-    """The learning rate's share of its peak, at a share `spent` of the budget: up, then a cosine.
+    """The learning rate's share of its peak at a share `spent` of the budget: up, then a cosine.
 
-    Adam's first averages are noise, so the first steps are small; the last are, to settle.
+    The first steps are small because Adam's first averages are noise, the last ones so that the
+    weights settle.
     """
     if spent < cfg.warmup:
         return spent / cfg.warmup
@@ -283,9 +285,9 @@ def schedule(spent, cfg):
 
 
 def make_optimizers(model, cfg):
-    """A list of optimizers, for later ones share the parameters; here AdamW (arXiv:1711.05101).
+    """AdamW: Adam that also draws weights to zero, against memorizing (arXiv:1711.05101).
 
-    Weight decay draws matrices and embeddings to zero, against memorizing; gains and biases stay.
+    Gains and biases are spared: they are few, and a gain's rest is at 1.
     """
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -334,7 +336,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
     generator = torch.Generator().manual_seed(seed)  # on the CPU: every device draws the same
     for _ in range(n):
         logits, _ = model(idx[:, -block_size:])
-        next_ids = pick_next(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
+        next_ids = pick_next(logits[:, -1].cpu(), temperature, top_k, top_p, generator)
         yield next_ids
         idx = torch.cat((idx, next_ids[:, None].to(idx.device)), dim=1)
 
@@ -351,10 +353,10 @@ def print_sample(run):
         if cfg.stop and cfg.stop in text:
             text = text[: text.index(cfg.stop)]
             break
-        final = max(shown, len(text) - len(cfg.stop))  # the last characters may begin cfg.stop
+        final = max(shown, len(text) - len(cfg.stop))  # what follows may be the start of cfg.stop
         print(text[shown:final], end="", flush=True)
         shown = final
-    print(text[shown:], "[...]\n")
+    print(text[shown:], "[...]" if len(ids) == cfg.max_new_tokens else "")
     return cfg.prompt + text
 
 
@@ -373,12 +375,12 @@ def save_checkpoint(path, **state):
     write_file(path, buffer.getbuffer())
 
 
-def load_checkpoint(path, model):
-    """Copy the saved weights into the model; returns all that was saved."""
+def load_checkpoint(path, model, key):
+    """Copy the saved weights into the model; returns what was saved with them under this key."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)[NAME]
         model.load_state_dict(state["model"])
-        return state
+        return state[key]
     except Exception as error:  # torch has a dozen kinds for missing, truncated and misshapen
         raise UserError(f"{path}: missing, damaged or of other settings ({error!r:.40})") from None
 
@@ -425,7 +427,7 @@ def load_run(out="", **changes):
     cfg.check()
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     model = LanguageModel(cfg, tokenizer.vocab_size).to(choose_device(cfg))
-    step = load_checkpoint(folder / "best.pt", model)["step"]
+    step = load_checkpoint(folder / "best.pt", model, "step")
     return Run(folder, cfg, tokenizer, model.eval(), step)
 
 
@@ -447,14 +449,14 @@ def save_progress(folder, cfg, corpus, model, optimizers, *loop):
     """Write checkpoint.pt, from which --resume continues; loop: step, seconds, losses, rows."""
     if not all(p.isfinite().all() for p in model.parameters()):
         raise UserError("the weights are not finite; try a lower --learning-rate")
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    state |= {"loop": loop, "identity": identity(cfg, corpus)}
-    save_checkpoint(folder / "checkpoint.pt", **state)
+    training = {"loop": loop, "identity": identity(cfg, corpus)}
+    training["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+    save_checkpoint(folder / "checkpoint.pt", model=model.state_dict(), training=training)
 
 
 def resume(folder, cfg, corpus, model, optimizers):
     """Restore model and optimizers from checkpoint.pt; returns step, seconds, losses and rows."""
-    state = load_checkpoint(folder / "checkpoint.pt", model)
+    state = load_checkpoint(folder / "checkpoint.pt", model, "training")
     if changed := dict(identity(cfg, corpus).items() - state["identity"].items()):
         raise UserError(f"--resume: {folder} was trained with other settings than {changed}")
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -506,7 +508,7 @@ def print_header(cfg, model, corpus, folder):
 
 def draw_plot(folder, rows, entropy):
     """loss.png: training and validation loss over the steps, in bits/byte."""
-    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # of nats/token
+    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # bits/byte per nat/token
     steps, best = [row["step"] for row in rows], min(rows, key=lambda row: row["val_loss"])
     figure = Figure(layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=NAME)
@@ -545,7 +547,7 @@ def budget_spent(cfg, step, seconds):
 
 
 def set_schedules(cfg, model, optimizers, spent, step):
-    """Set learning rates and dropout for a step."""
+    """Set learning rates and dropout for a step; dropout may rise, for memorizing comes late."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = group["initial_lr"] * schedule(spent, cfg)
     dropout = cfg.dropout * (spent if cfg.dropout_schedule == "linear" else 1.0)
@@ -634,7 +636,7 @@ def run_command(cfg):
         text = print_sample(run)
     if cfg.command == "train":
         write_file(folder / "sample.txt", text.encode())
-        print(f"saved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
+        print(f"\nsaved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
         print(f'next: python {NAME}.py sample --prompt "Once"')
 
 
@@ -643,7 +645,7 @@ def main():
     sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks some letters
     try:
         cfg = tyro.cli(Config, description=__doc__.splitlines()[0])
-        if cfg.command != "train" or cfg.resume:  # what is not given stays as the run was trained
+        if cfg.command != "train" or cfg.resume:  # flags not given keep the run's values
             cfg = tyro.cli(Config, default=find_run(cfg.out)[1])
         run_command(cfg)
     except (UserError, OSError, KeyboardInterrupt) as error:

@@ -1,13 +1,15 @@
 """v2: byte-pair tokens and rotary positions.
 
-Same as v1: the block, the optimizer, evaluation, checkpoints, training.
+Same as v1: block, optimizer, evaluation and, but for single lines, generation, checkpoints,
+  training.
 New:
   - `BPETokenizer` (bpe_tokenizer.py, arXiv:1508.07909): tokens are frequent strings of bytes, so
     that a window reaches several times as far and no character is unknown.
   - `rotate` (RoPE, arXiv:2104.09864): queries and keys are turned by an angle that grows with
     the position, so that a score depends on the distance alone; no table of positions.
-  - GELU, a smooth ReLU (arXiv:1606.08415). One matrix for embedding and head, which is most of
-    the parameters of a small model (arXiv:1608.05859).
+  - GELU (arXiv:1606.08415), a ReLU with a smooth bend: some gradient passes below 0 too.
+  - One matrix as embedding and head (arXiv:1608.05859): two would be more than half of the
+    parameters of so small a model.
   - `eval --context N`: windows longer than those of training, to see how far RoPE carries.
 Changed sections: imports, 1 CONFIG, 2 TOKENIZER AND DATA, 3 MODEL, 6 GENERATION, 7 CHECKPOINT,
   8 TRAINING, 9 COMMAND LINE
@@ -44,7 +46,7 @@ NAME = Path(__file__).stem
 RUNS = Path("runs", NAME)  # holds the folders of this version's runs: 1, 2, ...
 Corpus = namedtuple("Corpus", "tokenizer train val entropy")  # from load_corpus
 Run = namedtuple("Run", "folder cfg tokenizer model step")  # from load_run
-BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # of tqdm
+BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # format of the progress bar
 
 
 # ------------------------------------------------------------------------------------- 1 CONFIG
@@ -60,24 +62,24 @@ class Config:
     """train, then evaluate and sample; or sample from a trained run; or evaluate one"""
     data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
     tokenizer: str = ""  # a tokenizer.json; if empty, one is learned from the training split
-    vocab_size: int = 0  # tokens to learn (0: one per 256 bytes of the text, from 512 to 4096)
-    allowed_chars: str = ""  # learn tokens of these characters only; if empty, of all
+    vocab_size: int = 0  # tokens (0: 512 to 4096, one per 256 bytes of text, to see each often)
+    allowed_chars: str = ""  # merge these only, and leave all others as single bytes; if empty, all
     block_size: int = 256  # context length in tokens
     batch_size: int = 8  # windows of block_size tokens per step
     n_layer: int = 4  # transformer blocks
     n_head: int = 4  # attention heads per block
     n_embd: int = 128  # width of the model
-    rope_base: float = 10_000.0  # pairs of coordinates turn once in 6 to 6 * rope_base positions
+    rope_base: float = 10_000.0  # the slowest pair turns once in about 2 pi rope_base positions
     dropout: float = 0.0  # probability of zeroing an activation in training
-    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: from 0 to --dropout
+    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
     learning_rate: float = 0.006  # of AdamW, at its peak; a deep model diverges at a table's rate
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
-    weight_decay: float = 1.0  # of matrices and embeddings; ten passes over a text need ten times
+    weight_decay: float = 1.0  # of matrices and embeddings; high, for a text is read many times
     grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
     max_steps: int = 1400  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
-    eval_tokens: int = 250_000  # of the validation split are scored by these; at the end, all
+    eval_tokens: int = 250_000  # validation tokens scored by each of them; after training, all
     seed: int = 1337  # of initial weights, batches and samples
     device: str = "auto"  # auto (CUDA, else MPS, else CPU), or a torch device such as cuda:1
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products in training
@@ -99,7 +101,7 @@ class Config:
         for name, value in asdict(self).items():
             low = 1 if name in at_least_1 else 0
             if isinstance(value, int | float) and not low <= value < 2**31:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} to 2**31 - 1")
         if self.dropout >= 1 or self.warmup >= 1:
             raise UserError("--dropout and --warmup: must be below 1")
         if self.n_embd % self.n_head:
@@ -112,7 +114,7 @@ class Config:
 
 # ------------------------------------------------------------------------ 2 TOKENIZER AND DATA
 def read_blocks(path, start, stop):
-    """Yield characters start to stop of a UTF-8 text, a million at a time."""
+    """Yield text[start:stop] of a UTF-8 file, a million characters at a time."""
     position = 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -128,15 +130,15 @@ def load_tokenizer(path):
     return BPETokenizer.load(path)
 
 
-def learn_tokenizer(cfg, n_chars, n_bytes):
+def learn_tokenizer(cfg, n_chars):
     """A tokenizer learned from the training split, at most its first 50 million characters."""
-    vocab_size = cfg.vocab_size or min(max(n_bytes // 256, 512), 4096)
+    vocab_size = cfg.vocab_size or min(max(Path(cfg.data).stat().st_size // 256, 512), 4096)
     blocks = read_blocks(cfg.data, 0, min(n_chars, 50_000_000))
     return BPETokenizer.train(blocks, vocab_size, allowed_chars=cfg.allowed_chars or None)
 
 
 def encode_split(cfg, start, stop, sha256, tokenizer):
-    """Token ids of characters start to stop, in a file that all runs share, mapped to memory."""
+    """Token ids of text[start:stop], from a file that all runs share, mapped to memory."""
     key = hashlib.sha256(f"{sha256} {start} {stop} {tokenizer.to_json()}".encode()).hexdigest()
     path = Path("runs", "cache", f"{key[:16]}.npy")
     if not path.exists():
@@ -153,17 +155,16 @@ def encode_split(cfg, start, stop, sha256, tokenizer):
 def load_corpus(cfg, tokenizer=None):
     """Read cfg.data and encode it, with the tokenizer of a trained run or a new one.
 
-    train: ids of the first 90 % of the characters; val: of the rest, after one more for context;
-    entropy: bits/byte that no model of val can beat, if FILE.json knows it, else None.
+    train: ids of the first 90 % of the characters; val: the last of these, for context, and the
+    rest; entropy: that of val in bits/byte, if FILE.json states it, else None.
     """
     n_chars = sum(len(block) for block in read_blocks(cfg.data, 0, sys.maxsize))
     with open(cfg.data, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        n_bytes = file.tell()
     cut = n_chars * 9 // 10
     if cfg.tokenizer:
         tokenizer = tokenizer or load_tokenizer(cfg.tokenizer)
-    tokenizer = tokenizer or learn_tokenizer(cfg, cut, n_bytes)
+    tokenizer = tokenizer or learn_tokenizer(cfg, cut)
     train = encode_split(cfg, 0, cut, sha256, tokenizer)
     val = encode_split(cfg, cut, n_chars, sha256, tokenizer)
     if len(train) <= cfg.block_size:
@@ -185,8 +186,6 @@ def get_batch(tokens, cfg, step, device):
 
 # ------------------------------------------------------------------------------------- 3 MODEL
 # Shapes: B batch, T time (tokens), C width n_embd, H heads, D head width C / H, V vocabulary.
-
-
 def attend(q, k, v, bias):
     """softmax(q k^T / sqrt(D) + bias) v, (B, H, T, D) (arXiv:1706.03762, equation 1).
 
@@ -198,7 +197,11 @@ def attend(q, k, v, bias):
 
 
 def rotation_angles(T, head_dim, base, device):
-    """cos, sin (T, D/2) of m theta_i for position m, theta_i = base^(-2 i / D): fast to slow."""
+    """cos, sin (T, D/2) of m theta_i for position m, theta_i = base^(-2 i / D).
+
+    The fast pairs, at small i, tell neighbors apart, the slow ones near from far: they never turn
+    full circle, so that no two distances look alike.
+    """
     theta = base ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)  # (D/2,)
     angles = torch.arange(T, device=device)[:, None] * theta  # (T, D/2)
     return angles.cos(), angles.sin()
@@ -217,13 +220,14 @@ class CausalSelfAttention(nn.Module):
     """softmax((R_m q) . (R_n k) / sqrt(D)) v for a query at m and a key at n <= m, in H heads.
 
     Turning both by the same angle changes no product: (R_m q) . (R_n k) = q . (R_(n - m) k), so
-    what a head learns about a distance holds all over the window. Values say what, not where.
+    what a head learns about a distance holds all over the window. Values are not turned: they
+    say what stands there, not where.
     """
 
     def __init__(self, cfg):
         super().__init__()
         self.n_head = cfg.n_head
-        self.qkv_proj = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=False)  # faster than three
+        self.qkv_proj = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=False)  # one product
         self.out_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
 
     def forward(self, x, positions):
@@ -236,7 +240,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """down(gelu(up(x))), at each position alone: what attention has gathered is worked on here."""
+    """down(gelu(up(x))), gelu(z) = z P(N(0, 1) < z): works on what attention has gathered."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -252,7 +256,8 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)).
 
     The sums let the gradient of the last block reach the first unchanged; the norms keep what
-    each half reads at one scale, however much has been added.
+    attention and MLP read at one scale, however much has been added. Their biases are enough:
+    the linear maps have none.
     """
 
     def __init__(self, cfg):
@@ -281,10 +286,11 @@ class LanguageModel(nn.Module):
         self.init_weights(cfg)
 
     def init_weights(self, cfg):
-        """A linear map: N(0, 1 / inputs), which keeps variance; an embedding: vectors of length 1.
+        """Linear maps: N(0, 1 / inputs), which keeps the variance of what they read. Embeddings:
+        N(0, 1 / C), small beside what the blocks add to them; the norms make up for that.
 
-        The two maps of each block that add to x are made smaller by the square root of their
-        number, so that x does not grow with depth (GPT-2, section 2.3).
+        2 n_layer maps add to x. They start smaller by sqrt(2 n_layer), so that their sum does not
+        grow with the number of blocks (GPT-2, section 2.3).
         """
         for name, p in self.named_parameters():
             if p.dim() == 2:
@@ -293,8 +299,8 @@ class LanguageModel(nn.Module):
                 nn.init.normal_(p, std=scale * p.size(1) ** -0.5)
 
     def positions(self, T, device):
-        """For the scores of i (row) and j (column): 0, or -inf where j > i. And cos, sin."""
-        bias = torch.full((T, T), -math.inf, device=device).triu(1)
+        """The mask, added to the scores, and the angles' cos and sin for queries and keys."""
+        bias = torch.full((T, T), -math.inf, device=device).triu(1)  # (T, T)
         return bias, *rotation_angles(T, self.head_dim, self.rope_base, device)
 
     def forward(self, idx, targets=None):
@@ -311,9 +317,10 @@ class LanguageModel(nn.Module):
 
 # --------------------------------------------------------------------------------- 4 OPTIMIZER
 def schedule(spent, cfg):
-    """The learning rate's share of its peak, at a share `spent` of the budget: up, then a cosine.
+    """The learning rate's share of its peak at a share `spent` of the budget: up, then a cosine.
 
-    Adam's first averages are noise, so the first steps are small; the last are, to settle.
+    The first steps are small because Adam's first averages are noise, the last ones so that the
+    weights settle.
     """
     if spent < cfg.warmup:
         return spent / cfg.warmup
@@ -321,9 +328,9 @@ def schedule(spent, cfg):
 
 
 def make_optimizers(model, cfg):
-    """A list of optimizers, for later ones share the parameters; here AdamW (arXiv:1711.05101).
+    """AdamW: Adam that also draws weights to zero, against memorizing (arXiv:1711.05101).
 
-    Weight decay draws matrices and embeddings to zero, against memorizing; gains and biases stay.
+    Gains and biases are spared: they are few, and a gain's rest is at 1.
     """
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -372,7 +379,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
     generator = torch.Generator().manual_seed(seed)  # on the CPU: every device draws the same
     for _ in range(n):
         logits, _ = model(idx[:, -block_size:])
-        next_ids = pick_next(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
+        next_ids = pick_next(logits[:, -1].cpu(), temperature, top_k, top_p, generator)
         yield next_ids
         idx = torch.cat((idx, next_ids[:, None].to(idx.device)), dim=1)
 
@@ -389,11 +396,11 @@ def print_sample(run):
         if cfg.stop and cfg.stop in text:
             text = text[: text.index(cfg.stop)]
             break
-        is_cut = text.endswith("\ufffd")  # a character whose other bytes are still to come
-        final = max(shown, len(text) - max(len(cfg.stop), is_cut))  # may be the start of cfg.stop
+        held = max(len(cfg.stop), text.endswith("\ufffd"))  # \ufffd: bytes are still to come
+        final = max(shown, len(text) - held)  # what follows may be the start of cfg.stop
         print(text[shown:final], end="", flush=True)
         shown = final
-    print(text[shown:], "[...]\n")
+    print(text[shown:], "[...]" if len(ids) == cfg.max_new_tokens else "")
     return cfg.prompt + text
 
 
@@ -412,12 +419,12 @@ def save_checkpoint(path, **state):
     write_file(path, buffer.getbuffer())
 
 
-def load_checkpoint(path, model):
-    """Copy the saved weights into the model; returns all that was saved."""
+def load_checkpoint(path, model, key):
+    """Copy the saved weights into the model; returns what was saved with them under this key."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)[NAME]
         model.load_state_dict(state["model"])
-        return state
+        return state[key]
     except Exception as error:  # torch has a dozen kinds for missing, truncated and misshapen
         raise UserError(f"{path}: missing, damaged or of other settings ({error!r:.40})") from None
 
@@ -464,7 +471,7 @@ def load_run(out="", **changes):
     cfg.check()
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     model = LanguageModel(cfg, tokenizer.vocab_size).to(choose_device(cfg))
-    step = load_checkpoint(folder / "best.pt", model)["step"]
+    step = load_checkpoint(folder / "best.pt", model, "step")
     return Run(folder, cfg, tokenizer, model.eval(), step)
 
 
@@ -486,14 +493,14 @@ def save_progress(folder, cfg, corpus, model, optimizers, *loop):
     """Write checkpoint.pt, from which --resume continues; loop: step, seconds, losses, rows."""
     if not all(p.isfinite().all() for p in model.parameters()):
         raise UserError("the weights are not finite; try a lower --learning-rate")
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    state |= {"loop": loop, "identity": identity(cfg, corpus)}
-    save_checkpoint(folder / "checkpoint.pt", **state)
+    training = {"loop": loop, "identity": identity(cfg, corpus)}
+    training["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+    save_checkpoint(folder / "checkpoint.pt", model=model.state_dict(), training=training)
 
 
 def resume(folder, cfg, corpus, model, optimizers):
     """Restore model and optimizers from checkpoint.pt; returns step, seconds, losses and rows."""
-    state = load_checkpoint(folder / "checkpoint.pt", model)
+    state = load_checkpoint(folder / "checkpoint.pt", model, "training")
     if changed := dict(identity(cfg, corpus).items() - state["identity"].items()):
         raise UserError(f"--resume: {folder} was trained with other settings than {changed}")
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -545,7 +552,7 @@ def print_header(cfg, model, corpus, folder):
 
 def draw_plot(folder, rows, entropy):
     """loss.png: training and validation loss over the steps, in bits/byte."""
-    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # of nats/token
+    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # bits/byte per nat/token
     steps, best = [row["step"] for row in rows], min(rows, key=lambda row: row["val_loss"])
     figure = Figure(layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=NAME)
@@ -584,7 +591,7 @@ def budget_spent(cfg, step, seconds):
 
 
 def set_schedules(cfg, model, optimizers, spent, step):
-    """Set learning rates and dropout for a step."""
+    """Set learning rates and dropout for a step; dropout may rise, for memorizing comes late."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = group["initial_lr"] * schedule(spent, cfg)
     dropout = cfg.dropout * (spent if cfg.dropout_schedule == "linear" else 1.0)
@@ -616,10 +623,10 @@ def catch_signals(folder):
 
 
 def keep_memory():
-    """Keep what a step frees for the next: to get 32 MB of logits anew costs a third of a step."""
-    if sys.platform == "linux":
+    """Keep the memory that a step frees: to ask the system for it again costs part of a step."""
+    if sys.platform == "linux":  # the logits alone are 32 MB; v1's 0.5 MB did not matter
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor lies outside the heap
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor in a memory mapping of its own
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
@@ -682,7 +689,7 @@ def run_command(cfg):
         text = print_sample(run)
     if cfg.command == "train":
         write_file(folder / "sample.txt", text.encode())
-        print(f"saved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
+        print(f"\nsaved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
         print(f'next: python {NAME}.py sample --prompt "Once"')
 
 
@@ -691,7 +698,7 @@ def main():
     sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks some letters
     try:
         cfg = tyro.cli(Config, description=__doc__.splitlines()[0])
-        if cfg.command != "train" or cfg.resume:  # what is not given stays as the run was trained
+        if cfg.command != "train" or cfg.resume:  # flags not given keep the run's values
             cfg = tyro.cli(Config, default=find_run(cfg.out)[1])
         run_command(cfg)
     except (UserError, TokenizerError, OSError, KeyboardInterrupt) as error:

@@ -4,7 +4,7 @@ Same as v2: everything but positions.
 New:
   - `attention_bias` (ALiBi, arXiv:2108.12409) in place of RoPE: a score is lowered in proportion
     to the distance. In a window longer than those of training RoPE meets angles that it has
-    never seen, and fails; a bias only grows on, so that what is too far fades away.
+    never seen, and fails; ALiBi's bias just goes on growing, and what is far fades out.
 Changed sections: 1 CONFIG, 3 MODEL
 Measured: MEASURED
 Run: python v3_alibi.py [train|sample|eval] [--help]
@@ -39,7 +39,7 @@ NAME = Path(__file__).stem
 RUNS = Path("runs", NAME)  # holds the folders of this version's runs: 1, 2, ...
 Corpus = namedtuple("Corpus", "tokenizer train val entropy")  # from load_corpus
 Run = namedtuple("Run", "folder cfg tokenizer model step")  # from load_run
-BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # of tqdm
+BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # format of the progress bar
 
 
 # ------------------------------------------------------------------------------------- 1 CONFIG
@@ -55,23 +55,23 @@ class Config:
     """train, then evaluate and sample; or sample from a trained run; or evaluate one"""
     data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
     tokenizer: str = ""  # a tokenizer.json; if empty, one is learned from the training split
-    vocab_size: int = 0  # tokens to learn (0: one per 256 bytes of the text, from 512 to 4096)
-    allowed_chars: str = ""  # learn tokens of these characters only; if empty, of all
+    vocab_size: int = 0  # tokens (0: 512 to 4096, one per 256 bytes of text, to see each often)
+    allowed_chars: str = ""  # merge these only, and leave all others as single bytes; if empty, all
     block_size: int = 256  # context length in tokens
     batch_size: int = 8  # windows of block_size tokens per step
     n_layer: int = 4  # transformer blocks
     n_head: int = 4  # attention heads per block
     n_embd: int = 128  # width of the model
     dropout: float = 0.0  # probability of zeroing an activation in training
-    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: from 0 to --dropout
+    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
     learning_rate: float = 0.006  # of AdamW, at its peak; a deep model diverges at a table's rate
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
-    weight_decay: float = 1.0  # of matrices and embeddings; ten passes over a text need ten times
+    weight_decay: float = 1.0  # of matrices and embeddings; high, for a text is read many times
     grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
     max_steps: int = 1400  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
-    eval_tokens: int = 250_000  # of the validation split are scored by these; at the end, all
+    eval_tokens: int = 250_000  # validation tokens scored by each of them; after training, all
     seed: int = 1337  # of initial weights, batches and samples
     device: str = "auto"  # auto (CUDA, else MPS, else CPU), or a torch device such as cuda:1
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products in training
@@ -93,7 +93,7 @@ class Config:
         for name, value in asdict(self).items():
             low = 1 if name in at_least_1 else 0
             if isinstance(value, int | float) and not low <= value < 2**31:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} to 2**31 - 1")
         if self.dropout >= 1 or self.warmup >= 1:
             raise UserError("--dropout and --warmup: must be below 1")
         if self.n_embd % self.n_head:
@@ -104,7 +104,7 @@ class Config:
 
 # ------------------------------------------------------------------------ 2 TOKENIZER AND DATA
 def read_blocks(path, start, stop):
-    """Yield characters start to stop of a UTF-8 text, a million at a time."""
+    """Yield text[start:stop] of a UTF-8 file, a million characters at a time."""
     position = 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -120,15 +120,15 @@ def load_tokenizer(path):
     return BPETokenizer.load(path)
 
 
-def learn_tokenizer(cfg, n_chars, n_bytes):
+def learn_tokenizer(cfg, n_chars):
     """A tokenizer learned from the training split, at most its first 50 million characters."""
-    vocab_size = cfg.vocab_size or min(max(n_bytes // 256, 512), 4096)
+    vocab_size = cfg.vocab_size or min(max(Path(cfg.data).stat().st_size // 256, 512), 4096)
     blocks = read_blocks(cfg.data, 0, min(n_chars, 50_000_000))
     return BPETokenizer.train(blocks, vocab_size, allowed_chars=cfg.allowed_chars or None)
 
 
 def encode_split(cfg, start, stop, sha256, tokenizer):
-    """Token ids of characters start to stop, in a file that all runs share, mapped to memory."""
+    """Token ids of text[start:stop], from a file that all runs share, mapped to memory."""
     key = hashlib.sha256(f"{sha256} {start} {stop} {tokenizer.to_json()}".encode()).hexdigest()
     path = Path("runs", "cache", f"{key[:16]}.npy")
     if not path.exists():
@@ -145,17 +145,16 @@ def encode_split(cfg, start, stop, sha256, tokenizer):
 def load_corpus(cfg, tokenizer=None):
     """Read cfg.data and encode it, with the tokenizer of a trained run or a new one.
 
-    train: ids of the first 90 % of the characters; val: of the rest, after one more for context;
-    entropy: bits/byte that no model of val can beat, if FILE.json knows it, else None.
+    train: ids of the first 90 % of the characters; val: the last of these, for context, and the
+    rest; entropy: that of val in bits/byte, if FILE.json states it, else None.
     """
     n_chars = sum(len(block) for block in read_blocks(cfg.data, 0, sys.maxsize))
     with open(cfg.data, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        n_bytes = file.tell()
     cut = n_chars * 9 // 10
     if cfg.tokenizer:
         tokenizer = tokenizer or load_tokenizer(cfg.tokenizer)
-    tokenizer = tokenizer or learn_tokenizer(cfg, cut, n_bytes)
+    tokenizer = tokenizer or learn_tokenizer(cfg, cut)
     train = encode_split(cfg, 0, cut, sha256, tokenizer)
     val = encode_split(cfg, cut, n_chars, sha256, tokenizer)
     if len(train) <= cfg.block_size:
@@ -177,8 +176,6 @@ def get_batch(tokens, cfg, step, device):
 
 # ------------------------------------------------------------------------------------- 3 MODEL
 # Shapes: B batch, T time (tokens), C width n_embd, H heads, D head width C / H, V vocabulary.
-
-
 def attend(q, k, v, bias):
     """softmax(q k^T / sqrt(D) + bias) v, (B, H, T, D) (arXiv:1706.03762, equation 1).
 
@@ -189,24 +186,16 @@ def attend(q, k, v, bias):
     return (scores + bias).softmax(-1) @ v
 
 
-def alibi_slopes(n_head):
-    """m_h = 2^(-8 h / H) for head h = 1 to H; H = 2 gives 1/16, 1/256: near sight and far sight.
-
-    If H is no power of 2: those of the power below, then every other one of the power above.
-    """
-    below = 2 ** int(math.log2(n_head))
-    slopes = [2.0 ** (-8 * h / below) for h in range(1, below + 1)]
-    return slopes + [2.0 ** (-4 * h / below) for h in range(1, 2 * below, 2)][: n_head - below]
-
-
 def attention_bias(T, n_head, device):
     """-m_h (i - j) for the score of i (row) and j <= i (column), else -inf: (H, T, T).
 
-    Example, m_h = 1/4 and T = 3, -inf left out: 0 / -1/4 0 / -1/2 -1/4 0.
+    The slopes m_h = 2^(-8 h / H), h = 1 to H, give the last head of any model 1/256: it sees far,
+    the first ones near. Fixed, for learned ones did not carry to longer windows (section 3).
+    Example, m_h = 0.25 and T = 3: [[0, -inf, -inf], [-0.25, 0, -inf], [-0.5, -0.25, 0]].
     """
     distance = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)  # (T, T)
-    slopes = torch.tensor(alibi_slopes(n_head), device=device)[:, None, None]  # (H, 1, 1)
-    return (-slopes * distance).masked_fill(distance < 0, -math.inf)  # (H, T, T)
+    slopes = 2.0 ** (-8 / n_head * torch.arange(1, n_head + 1, device=device))  # (H,)
+    return (-slopes[:, None, None] * distance).masked_fill(distance < 0, -math.inf)  # (H, T, T)
 
 
 class CausalSelfAttention(nn.Module):
@@ -219,7 +208,7 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.n_head = cfg.n_head
-        self.qkv_proj = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=False)  # faster than three
+        self.qkv_proj = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=False)  # one product
         self.out_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
 
     def forward(self, x, positions):
@@ -231,7 +220,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """down(gelu(up(x))), at each position alone: what attention has gathered is worked on here."""
+    """down(gelu(up(x))), gelu(z) = z P(N(0, 1) < z): works on what attention has gathered."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -247,7 +236,8 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)).
 
     The sums let the gradient of the last block reach the first unchanged; the norms keep what
-    each half reads at one scale, however much has been added.
+    attention and MLP read at one scale, however much has been added. Their biases are enough:
+    the linear maps have none.
     """
 
     def __init__(self, cfg):
@@ -276,10 +266,11 @@ class LanguageModel(nn.Module):
         self.init_weights(cfg)
 
     def init_weights(self, cfg):
-        """A linear map: N(0, 1 / inputs), which keeps variance; an embedding: vectors of length 1.
+        """Linear maps: N(0, 1 / inputs), which keeps the variance of what they read. Embeddings:
+        N(0, 1 / C), small beside what the blocks add to them; the norms make up for that.
 
-        The two maps of each block that add to x are made smaller by the square root of their
-        number, so that x does not grow with depth (GPT-2, section 2.3).
+        2 n_layer maps add to x. They start smaller by sqrt(2 n_layer), so that their sum does not
+        grow with the number of blocks (GPT-2, section 2.3).
         """
         for name, p in self.named_parameters():
             if p.dim() == 2:
@@ -305,9 +296,10 @@ class LanguageModel(nn.Module):
 
 # --------------------------------------------------------------------------------- 4 OPTIMIZER
 def schedule(spent, cfg):
-    """The learning rate's share of its peak, at a share `spent` of the budget: up, then a cosine.
+    """The learning rate's share of its peak at a share `spent` of the budget: up, then a cosine.
 
-    Adam's first averages are noise, so the first steps are small; the last are, to settle.
+    The first steps are small because Adam's first averages are noise, the last ones so that the
+    weights settle.
     """
     if spent < cfg.warmup:
         return spent / cfg.warmup
@@ -315,9 +307,9 @@ def schedule(spent, cfg):
 
 
 def make_optimizers(model, cfg):
-    """A list of optimizers, for later ones share the parameters; here AdamW (arXiv:1711.05101).
+    """AdamW: Adam that also draws weights to zero, against memorizing (arXiv:1711.05101).
 
-    Weight decay draws matrices and embeddings to zero, against memorizing; gains and biases stay.
+    Gains and biases are spared: they are few, and a gain's rest is at 1.
     """
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -366,7 +358,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
     generator = torch.Generator().manual_seed(seed)  # on the CPU: every device draws the same
     for _ in range(n):
         logits, _ = model(idx[:, -block_size:])
-        next_ids = pick_next(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
+        next_ids = pick_next(logits[:, -1].cpu(), temperature, top_k, top_p, generator)
         yield next_ids
         idx = torch.cat((idx, next_ids[:, None].to(idx.device)), dim=1)
 
@@ -383,11 +375,11 @@ def print_sample(run):
         if cfg.stop and cfg.stop in text:
             text = text[: text.index(cfg.stop)]
             break
-        is_cut = text.endswith("\ufffd")  # a character whose other bytes are still to come
-        final = max(shown, len(text) - max(len(cfg.stop), is_cut))  # may be the start of cfg.stop
+        held = max(len(cfg.stop), text.endswith("\ufffd"))  # \ufffd: bytes are still to come
+        final = max(shown, len(text) - held)  # what follows may be the start of cfg.stop
         print(text[shown:final], end="", flush=True)
         shown = final
-    print(text[shown:], "[...]\n")
+    print(text[shown:], "[...]" if len(ids) == cfg.max_new_tokens else "")
     return cfg.prompt + text
 
 
@@ -406,12 +398,12 @@ def save_checkpoint(path, **state):
     write_file(path, buffer.getbuffer())
 
 
-def load_checkpoint(path, model):
-    """Copy the saved weights into the model; returns all that was saved."""
+def load_checkpoint(path, model, key):
+    """Copy the saved weights into the model; returns what was saved with them under this key."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)[NAME]
         model.load_state_dict(state["model"])
-        return state
+        return state[key]
     except Exception as error:  # torch has a dozen kinds for missing, truncated and misshapen
         raise UserError(f"{path}: missing, damaged or of other settings ({error!r:.40})") from None
 
@@ -458,7 +450,7 @@ def load_run(out="", **changes):
     cfg.check()
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     model = LanguageModel(cfg, tokenizer.vocab_size).to(choose_device(cfg))
-    step = load_checkpoint(folder / "best.pt", model)["step"]
+    step = load_checkpoint(folder / "best.pt", model, "step")
     return Run(folder, cfg, tokenizer, model.eval(), step)
 
 
@@ -480,14 +472,14 @@ def save_progress(folder, cfg, corpus, model, optimizers, *loop):
     """Write checkpoint.pt, from which --resume continues; loop: step, seconds, losses, rows."""
     if not all(p.isfinite().all() for p in model.parameters()):
         raise UserError("the weights are not finite; try a lower --learning-rate")
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    state |= {"loop": loop, "identity": identity(cfg, corpus)}
-    save_checkpoint(folder / "checkpoint.pt", **state)
+    training = {"loop": loop, "identity": identity(cfg, corpus)}
+    training["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+    save_checkpoint(folder / "checkpoint.pt", model=model.state_dict(), training=training)
 
 
 def resume(folder, cfg, corpus, model, optimizers):
     """Restore model and optimizers from checkpoint.pt; returns step, seconds, losses and rows."""
-    state = load_checkpoint(folder / "checkpoint.pt", model)
+    state = load_checkpoint(folder / "checkpoint.pt", model, "training")
     if changed := dict(identity(cfg, corpus).items() - state["identity"].items()):
         raise UserError(f"--resume: {folder} was trained with other settings than {changed}")
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -539,7 +531,7 @@ def print_header(cfg, model, corpus, folder):
 
 def draw_plot(folder, rows, entropy):
     """loss.png: training and validation loss over the steps, in bits/byte."""
-    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # of nats/token
+    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # bits/byte per nat/token
     steps, best = [row["step"] for row in rows], min(rows, key=lambda row: row["val_loss"])
     figure = Figure(layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=NAME)
@@ -578,7 +570,7 @@ def budget_spent(cfg, step, seconds):
 
 
 def set_schedules(cfg, model, optimizers, spent, step):
-    """Set learning rates and dropout for a step."""
+    """Set learning rates and dropout for a step; dropout may rise, for memorizing comes late."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = group["initial_lr"] * schedule(spent, cfg)
     dropout = cfg.dropout * (spent if cfg.dropout_schedule == "linear" else 1.0)
@@ -610,10 +602,10 @@ def catch_signals(folder):
 
 
 def keep_memory():
-    """Keep what a step frees for the next: to get 32 MB of logits anew costs a third of a step."""
-    if sys.platform == "linux":
+    """Keep the memory that a step frees: to ask the system for it again costs part of a step."""
+    if sys.platform == "linux":  # the logits alone are 32 MB; v1's 0.5 MB did not matter
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor lies outside the heap
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor in a memory mapping of its own
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
@@ -676,7 +668,7 @@ def run_command(cfg):
         text = print_sample(run)
     if cfg.command == "train":
         write_file(folder / "sample.txt", text.encode())
-        print(f"saved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
+        print(f"\nsaved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
         print(f'next: python {NAME}.py sample --prompt "Once"')
 
 
@@ -685,7 +677,7 @@ def main():
     sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks some letters
     try:
         cfg = tyro.cli(Config, description=__doc__.splitlines()[0])
-        if cfg.command != "train" or cfg.resume:  # what is not given stays as the run was trained
+        if cfg.command != "train" or cfg.resume:  # flags not given keep the run's values
             cfg = tyro.cli(Config, default=find_run(cfg.out)[1])
         run_command(cfg)
     except (UserError, TokenizerError, OSError, KeyboardInterrupt) as error:

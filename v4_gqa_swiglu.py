@@ -2,13 +2,14 @@
 
 Same as v3: tokens, evaluation, checkpoints, the training loop.
 New:
-  - `RMSNorm` (arXiv:1910.07467): a LayerNorm without mean and bias, at no loss of quality.
+  - `RMSNorm` (arXiv:1910.07467): a LayerNorm without mean and bias, which computes less.
   - `MLP` as SwiGLU (arXiv:2002.05202): one map gates another, so that units can multiply.
   - Grouped queries (GQA, arXiv:2305.13245): n_kv_head heads of keys and values for n_head of
-    queries, because keys and values are what generation must keep and read; on RoPE, as in v2.
-  - A cache of keys and values: a token that was read is never computed again.
+    queries, because keys and values are what generation must keep and read.
+  - RoPE again, as in Llama: with no bias per head, a GPU's fused attention needs no mask at all.
+  - A cache of keys and values, so that generation computes each token once per window.
   - `Muon` for the matrices of the blocks: an update moves all directions of a matrix alike.
-Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 8 TRAINING
+Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 7 CHECKPOINT, 8 TRAINING
 Measured: MEASURED
 Run: python v4_gqa_swiglu.py [train|sample|eval] [--help]
 """
@@ -42,7 +43,7 @@ NAME = Path(__file__).stem
 RUNS = Path("runs", NAME)  # holds the folders of this version's runs: 1, 2, ...
 Corpus = namedtuple("Corpus", "tokenizer train val entropy")  # from load_corpus
 Run = namedtuple("Run", "folder cfg tokenizer model step")  # from load_run
-BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # of tqdm
+BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # format of the progress bar
 
 
 # ------------------------------------------------------------------------------------- 1 CONFIG
@@ -58,8 +59,8 @@ class Config:
     """train, then evaluate and sample; or sample from a trained run; or evaluate one"""
     data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
     tokenizer: str = ""  # a tokenizer.json; if empty, one is learned from the training split
-    vocab_size: int = 0  # tokens to learn (0: one per 256 bytes of the text, from 512 to 4096)
-    allowed_chars: str = ""  # learn tokens of these characters only; if empty, of all
+    vocab_size: int = 0  # tokens (0: 512 to 4096, one per 256 bytes of text, to see each often)
+    allowed_chars: str = ""  # merge these only, and leave all others as single bytes; if empty, all
     block_size: int = 256  # context length in tokens
     batch_size: int = 8  # windows of block_size tokens per step
     n_layer: int = 4  # transformer blocks
@@ -67,20 +68,20 @@ class Config:
     n_kv_head: int = 2  # heads of keys and values per block
     n_embd: int = 128  # width of the model
     d_ff: int = 0  # width inside the MLP (0: 8/3 of --n-embd, rounded up to a multiple of 32)
-    rope_base: float = 10_000.0  # pairs of coordinates turn once in 6 to 6 * rope_base positions
+    rope_base: float = 10_000.0  # the slowest pair turns once in about 2 pi rope_base positions
     dropout: float = 0.0  # probability of zeroing an activation in training
-    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: from 0 to --dropout
+    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
     optimizer: Literal["muon", "adamw"] = "muon"  # of the blocks' matrices
-    muon_learning_rate: float = 0.04  # of these with muon, at its peak
-    adamw_learning_rate: float = 0.006  # of these with adamw, at its peak
+    muon_learning_rate: float = 0.04  # of the blocks' matrices with muon, at its peak
+    adamw_learning_rate: float = 0.006  # of the blocks' matrices with adamw, at its peak
     learning_rate: float = 0.03  # of AdamW for embeddings and gains, at its peak
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
-    weight_decay: float = 0.5  # of matrices and embeddings
+    weight_decay: float = 0.5  # of matrices and embeddings; half of v3's, at a higher rate
     grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
     max_steps: int = 1100  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
-    eval_tokens: int = 250_000  # of the validation split are scored by these; at the end, all
+    eval_tokens: int = 250_000  # validation tokens scored by each of them; after training, all
     seed: int = 1337  # of initial weights, batches and samples
     device: str = "auto"  # auto (CUDA, else MPS, else CPU), or a torch device such as cuda:1
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products in training
@@ -103,7 +104,7 @@ class Config:
         for name, value in asdict(self).items():
             low = 1 if name in at_least_1 else 0
             if isinstance(value, int | float) and not low <= value < 2**31:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} to 2**31 - 1")
         if self.dropout >= 1 or self.warmup >= 1:
             raise UserError("--dropout and --warmup: must be below 1")
         if self.n_embd % self.n_head:
@@ -118,7 +119,7 @@ class Config:
 
 # ------------------------------------------------------------------------ 2 TOKENIZER AND DATA
 def read_blocks(path, start, stop):
-    """Yield characters start to stop of a UTF-8 text, a million at a time."""
+    """Yield text[start:stop] of a UTF-8 file, a million characters at a time."""
     position = 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -134,15 +135,15 @@ def load_tokenizer(path):
     return BPETokenizer.load(path)
 
 
-def learn_tokenizer(cfg, n_chars, n_bytes):
+def learn_tokenizer(cfg, n_chars):
     """A tokenizer learned from the training split, at most its first 50 million characters."""
-    vocab_size = cfg.vocab_size or min(max(n_bytes // 256, 512), 4096)
+    vocab_size = cfg.vocab_size or min(max(Path(cfg.data).stat().st_size // 256, 512), 4096)
     blocks = read_blocks(cfg.data, 0, min(n_chars, 50_000_000))
     return BPETokenizer.train(blocks, vocab_size, allowed_chars=cfg.allowed_chars or None)
 
 
 def encode_split(cfg, start, stop, sha256, tokenizer):
-    """Token ids of characters start to stop, in a file that all runs share, mapped to memory."""
+    """Token ids of text[start:stop], from a file that all runs share, mapped to memory."""
     key = hashlib.sha256(f"{sha256} {start} {stop} {tokenizer.to_json()}".encode()).hexdigest()
     path = Path("runs", "cache", f"{key[:16]}.npy")
     if not path.exists():
@@ -159,17 +160,16 @@ def encode_split(cfg, start, stop, sha256, tokenizer):
 def load_corpus(cfg, tokenizer=None):
     """Read cfg.data and encode it, with the tokenizer of a trained run or a new one.
 
-    train: ids of the first 90 % of the characters; val: of the rest, after one more for context;
-    entropy: bits/byte that no model of val can beat, if FILE.json knows it, else None.
+    train: ids of the first 90 % of the characters; val: the last of these, for context, and the
+    rest; entropy: that of val in bits/byte, if FILE.json states it, else None.
     """
     n_chars = sum(len(block) for block in read_blocks(cfg.data, 0, sys.maxsize))
     with open(cfg.data, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        n_bytes = file.tell()
     cut = n_chars * 9 // 10
     if cfg.tokenizer:
         tokenizer = tokenizer or load_tokenizer(cfg.tokenizer)
-    tokenizer = tokenizer or learn_tokenizer(cfg, cut, n_bytes)
+    tokenizer = tokenizer or learn_tokenizer(cfg, cut)
     train = encode_split(cfg, 0, cut, sha256, tokenizer)
     val = encode_split(cfg, cut, n_chars, sha256, tokenizer)
     if len(train) <= cfg.block_size:
@@ -190,12 +190,10 @@ def get_batch(tokens, cfg, step, device):
 
 
 # ------------------------------------------------------------------------------------- 3 MODEL
-# Shapes: B batch, T time (tokens), S = past + T with what a cache holds, C width n_embd,
+# Shapes: B batch, T time (tokens), S = past + T (past: tokens in the cache), C width n_embd,
 # H heads of queries, K of keys and values, G = H / K, D head width C / H, V vocabulary.
-
-
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight (equation 4): (3, 4) becomes (0.85, 1.13)."""
+    """x / sqrt(mean(x^2) + eps) * weight: (3, 4) becomes (0.85, 1.13) if the weight is 1."""
 
     def __init__(self, width, eps=1e-5):
         super().__init__()
@@ -208,12 +206,13 @@ class RMSNorm(nn.Module):
 def attend(q, k, v, bias):
     """softmax(q k^T / sqrt(D) + bias) v, (B, H, T, D), for q (B, H, T, D), k and v (B, K, S, D).
 
-    Query head h reads key/value head h // G. On a CPU the heads of a group stand one behind the
-    other in time, so that they share one product and no key is copied.
+    Query head h reads key/value head h // G. The G heads of a group are laid end to end along
+    the time axis, so that one product serves them all and no key is copied. On CUDA a fused
+    kernel computes the same without ever storing the scores.
     """
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
     if q.is_cuda:
-        mask = None if T == S else bias.to(q.dtype)  # its own causal mask knows no past
+        mask = None if T == S else bias.to(q.dtype)  # is_causal takes query 0 for position 0
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=T == S, enable_gqa=True)
     scores = (q / math.sqrt(D)).view(B, K, -1, D) @ k.transpose(-2, -1)  # (B, K, G * T, S)
     weights = (scores.view(B, H, T, S) + bias).softmax(-1)  # (B, H, T, S)
@@ -221,14 +220,14 @@ def attend(q, k, v, bias):
 
 
 def rotation_angles(past, T, head_dim, base, device):
-    """cos, sin (T, D/2) of m theta_i for position m, theta_i = base^(-2 i / D): fast to slow."""
+    """cos, sin (T, D/2) of m theta_i for position m = past to past + T - 1; see v2."""
     theta = base ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)  # (D/2,)
     angles = torch.arange(past, past + T, device=device)[:, None] * theta  # (T, D/2)
     return angles.cos(), angles.sin()
 
 
 def rotate(x, cos, sin):
-    """R_m x: turn each pair (x_i, x_(i + D/2)) of x (B, H, T, D) by its angle m theta_i."""
+    """R_m x: turn each pair (x_i, x_(i + D/2)) of x (B, H or K, T, D) by m theta_i."""
     a, b = x.chunk(2, dim=-1)  # (B, H, T, D/2)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).type_as(x)  # (B, H, T, D)
 
@@ -236,14 +235,14 @@ def rotate(x, cos, sin):
 class CausalSelfAttention(nn.Module):
     """softmax((R_m q) . (R_n k) / sqrt(D)) v for a query at m and a key at n <= m.
 
-    H heads of queries share K heads of keys and values: the cache holds K / H of the numbers that
-    it would hold with K = H, and each step of generation must read all of it.
+    H heads of queries share K heads of keys and values. Each step of generation must read the
+    whole cache, which holds K / H of the numbers that it would hold with K = H.
     """
 
     def __init__(self, cfg):
         super().__init__()
         self.n_head, self.n_kv_head, head_dim = cfg.n_head, cfg.n_kv_head, cfg.n_embd // cfg.n_head
-        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
+        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)  # three maps, each Muon's own
         self.k_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * head_dim, bias=False)
         self.v_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * head_dim, bias=False)
         self.out_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
@@ -264,7 +263,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """down(silu(gate(x)) * up(x)), silu(z) = z / (1 + e^-z) (equation 6), at each position alone.
+    """down(silu(gate(x)) * up(x)), silu(z) = z / (1 + e^-z).
 
     The product lets a unit say "this, if that", which a sum of two maps cannot.
     """
@@ -314,10 +313,11 @@ class LanguageModel(nn.Module):
         self.init_weights(cfg)
 
     def init_weights(self, cfg):
-        """A linear map: N(0, 1 / inputs), which keeps variance; an embedding: vectors of length 1.
+        """Linear maps: N(0, 1 / inputs), which keeps the variance of what they read. Embeddings:
+        N(0, 1 / C), small beside what the blocks add to them; the norms make up for that.
 
-        The two maps of each block that add to x are made smaller by the square root of their
-        number, so that x does not grow with depth (GPT-2, section 2.3).
+        2 n_layer maps add to x. They start smaller by sqrt(2 n_layer), so that their sum does not
+        grow with the number of blocks (GPT-2, section 2.3).
         """
         for name, p in self.named_parameters():
             if p.dim() == 2:
@@ -326,14 +326,14 @@ class LanguageModel(nn.Module):
                 nn.init.normal_(p, std=scale * p.size(1) ** -0.5)
 
     def positions(self, past, T, device):
-        """For the scores of past + i (row) and j (column): 0, or -inf if j is later; cos, sin."""
+        """The mask, -inf where j (column) comes after past + i (row); the angles' cos and sin."""
         bias = torch.full((T, past + T), -math.inf, device=device).triu(past + 1)  # (T, S)
         return bias, *rotation_angles(past, T, self.head_dim, self.rope_base, device)
 
     def forward(self, idx, targets=None, caches=None):
         """Logits (B, T, V) after each token of idx (B, T); with targets (B, T), their loss too.
 
-        caches: a list for each block, at first empty; idx then are the tokens after those in it.
+        caches: a list for each block, at first empty; idx holds only the tokens not yet in it.
         """
         x = self.dropout(self.token_embedding(idx))  # (B, T, C)
         past = caches[0][0].size(2) if caches and caches[0] else 0
@@ -348,9 +348,10 @@ class LanguageModel(nn.Module):
 
 # --------------------------------------------------------------------------------- 4 OPTIMIZER
 def schedule(spent, cfg):
-    """The learning rate's share of its peak, at a share `spent` of the budget: up, then a cosine.
+    """The learning rate's share of its peak at a share `spent` of the budget: up, then a cosine.
 
-    Adam's first averages are noise, so the first steps are small; the last are, to settle.
+    The first steps are small because Adam's first averages are noise, the last ones so that the
+    weights settle.
     """
     if spent < cfg.warmup:
         return spent / cfg.warmup
@@ -360,8 +361,9 @@ def schedule(spent, cfg):
 def orthogonalize(G, steps):
     """About U V^T for each G = U diag(s) V^T (..., m, n): all singular values near 1.
 
-    A Newton-Schulz step takes each s to a s + b s^3 + c s^5, without a decomposition: 0.1 goes
-    to 0.34, 0.98, 0.71; whatever is above 0.05 to 0.7 ... 1.2 in three steps.
+    A Newton-Schulz step takes each s to a s + b s^3 + c s^5, by products alone: 0.1 goes to 0.34,
+    0.99, 0.71. Jordan chose a, b, c to raise small s fast, at the price of stopping near 1 only:
+    three steps take all from 0.05 up to between 0.6 and 1.3.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     X = G.mT if G.size(-2) > G.size(-1) else G
@@ -373,11 +375,13 @@ def orthogonalize(G, steps):
 
 
 class Muon(torch.optim.Optimizer):
-    """M = mu M + (1 - mu) G; W = (1 - lr wd) W - lr sqrt(max(1, m / n)) U V^T of mu M + (1 - mu) G.
+    """M = mu M + (1 - mu) G;  U diag(s) V^T = mu M + (1 - mu) G (Nesterov: as if a step ahead);
+    W = (1 - lr wd) W - lr sqrt(max(1, m / n)) U V^T.
 
     A gradient is dominated by a few directions; with all singular values alike, the others are
-    learned as fast (Jordan et al. 2024; arXiv:2502.16982). torch.optim.Muon has mu = 0.95 and 5
-    steps: a short run wants a shorter memory, and 3 steps do as well here.
+    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1, or
+    sqrt(n / m) if it is tall; the root makes each output move alike. torch.optim.Muon has mu 0.95
+    and 5 steps: a short run wants a shorter memory, and 3 steps do as well here.
     """
 
     def __init__(self, params, lr=0.0, weight_decay=0.0, momentum=0.9, steps=3):
@@ -452,8 +456,9 @@ def pick_next(logits, temperature, top_k, top_p, generator):
 def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, seed=0, cached=True):
     """Continue idx (B, T) by n tokens, yielding the ids (B,) of each as soon as it is drawn.
 
-    A window that is full drops its older half: its tokens get new positions, so that all of the
-    cache is computed again, but only once in block_size / 2 tokens.
+    A full window drops its older half, and the cache of the newer half is computed again, for
+    its deeper keys hold what was read from the older: once in block_size / 2 tokens.
+    cached=False computes everything at each step; a test holds the two equal.
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)  # on the CPU: every device draws the same
@@ -461,7 +466,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
     caches = [[] for _ in model.blocks]
     for _ in range(n):
         logits, _ = model(unread, caches=caches) if cached else model(window)
-        next_ids = pick_next(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
+        next_ids = pick_next(logits[:, -1].cpu(), temperature, top_k, top_p, generator)
         yield next_ids
         unread = next_ids[:, None].to(idx.device)
         window = torch.cat((window, unread), dim=1)
@@ -482,11 +487,11 @@ def print_sample(run):
         if cfg.stop and cfg.stop in text:
             text = text[: text.index(cfg.stop)]
             break
-        is_cut = text.endswith("\ufffd")  # a character whose other bytes are still to come
-        final = max(shown, len(text) - max(len(cfg.stop), is_cut))  # may be the start of cfg.stop
+        held = max(len(cfg.stop), text.endswith("\ufffd"))  # \ufffd: bytes are still to come
+        final = max(shown, len(text) - held)  # what follows may be the start of cfg.stop
         print(text[shown:final], end="", flush=True)
         shown = final
-    print(text[shown:], "[...]\n")
+    print(text[shown:], "[...]" if len(ids) == cfg.max_new_tokens else "")
     return cfg.prompt + text
 
 
@@ -505,12 +510,12 @@ def save_checkpoint(path, **state):
     write_file(path, buffer.getbuffer())
 
 
-def load_checkpoint(path, model):
-    """Copy the saved weights into the model; returns all that was saved."""
+def load_checkpoint(path, model, key):
+    """Copy the saved weights into the model; returns what was saved with them under this key."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)[NAME]
         model.load_state_dict(state["model"])
-        return state
+        return state[key]
     except Exception as error:  # torch has a dozen kinds for missing, truncated and misshapen
         raise UserError(f"{path}: missing, damaged or of other settings ({error!r:.40})") from None
 
@@ -557,14 +562,14 @@ def load_run(out="", **changes):
     cfg.check()
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     model = LanguageModel(cfg, tokenizer.vocab_size).to(choose_device(cfg))
-    step = load_checkpoint(folder / "best.pt", model)["step"]
+    step = load_checkpoint(folder / "best.pt", model, "step")
     return Run(folder, cfg, tokenizer, model.eval(), step)
 
 
 # What --resume may change. All other settings, and the text, make the run what it is.
 MAY_CHANGE = {"command", "data", "max_steps", "max_seconds", "evals", "eval_tokens", "device"}
 MAY_CHANGE |= {"dtype", "out", "overwrite", "resume", "prompt", "max_new_tokens", "temperature"}
-MAY_CHANGE |= {"top_k", "top_p", "stop", "context"}
+MAY_CHANGE |= {"top_k", "top_p", "stop", "context", "compile"}
 
 
 def identity(cfg, corpus):
@@ -579,14 +584,14 @@ def save_progress(folder, cfg, corpus, model, optimizers, *loop):
     """Write checkpoint.pt, from which --resume continues; loop: step, seconds, losses, rows."""
     if not all(p.isfinite().all() for p in model.parameters()):
         raise UserError("the weights are not finite; try a lower --learning-rate")
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    state |= {"loop": loop, "identity": identity(cfg, corpus)}
-    save_checkpoint(folder / "checkpoint.pt", **state)
+    training = {"loop": loop, "identity": identity(cfg, corpus)}
+    training["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+    save_checkpoint(folder / "checkpoint.pt", model=model.state_dict(), training=training)
 
 
 def resume(folder, cfg, corpus, model, optimizers):
     """Restore model and optimizers from checkpoint.pt; returns step, seconds, losses and rows."""
-    state = load_checkpoint(folder / "checkpoint.pt", model)
+    state = load_checkpoint(folder / "checkpoint.pt", model, "training")
     if changed := dict(identity(cfg, corpus).items() - state["identity"].items()):
         raise UserError(f"--resume: {folder} was trained with other settings than {changed}")
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -638,7 +643,7 @@ def print_header(cfg, model, corpus, folder):
 
 def draw_plot(folder, rows, entropy):
     """loss.png: training and validation loss over the steps, in bits/byte."""
-    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # of nats/token
+    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # bits/byte per nat/token
     steps, best = [row["step"] for row in rows], min(rows, key=lambda row: row["val_loss"])
     figure = Figure(layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=NAME)
@@ -677,7 +682,7 @@ def budget_spent(cfg, step, seconds):
 
 
 def set_schedules(cfg, model, optimizers, spent, step):
-    """Set learning rates and dropout for a step."""
+    """Set learning rates and dropout for a step; dropout may rise, for memorizing comes late."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = group["initial_lr"] * schedule(spent, cfg)
     dropout = cfg.dropout * (spent if cfg.dropout_schedule == "linear" else 1.0)
@@ -709,10 +714,10 @@ def catch_signals(folder):
 
 
 def keep_memory():
-    """Keep what a step frees for the next: to get 32 MB of logits anew costs a third of a step."""
-    if sys.platform == "linux":
+    """Keep the memory that a step frees: to ask the system for it again costs part of a step."""
+    if sys.platform == "linux":  # the logits alone are 32 MB; v1's 0.5 MB did not matter
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor lies outside the heap
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor in a memory mapping of its own
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
@@ -776,7 +781,7 @@ def run_command(cfg):
         text = print_sample(run)
     if cfg.command == "train":
         write_file(folder / "sample.txt", text.encode())
-        print(f"saved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
+        print(f"\nsaved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
         print(f'next: python {NAME}.py sample --prompt "Once"')
 
 
@@ -785,7 +790,7 @@ def main():
     sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks some letters
     try:
         cfg = tyro.cli(Config, description=__doc__.splitlines()[0])
-        if cfg.command != "train" or cfg.resume:  # what is not given stays as the run was trained
+        if cfg.command != "train" or cfg.resume:  # flags not given keep the run's values
             cfg = tyro.cli(Config, default=find_run(cfg.out)[1])
         run_command(cfg)
     except (UserError, TokenizerError, OSError, KeyboardInterrupt) as error:

@@ -2,12 +2,13 @@
 
 Same as v4: tokens, RoPE, grouped queries, SwiGLU, Muon, evaluation, generation, training.
 New:
-  - `normalize` in place of RMSNorm: every state has length 1, and so, after each step, has every
-    vector of a matrix that meets a state. All products are cosines: no weight grows, none
-    needs decay, and no warmup is needed.
-  - `Block`: each half is a step towards what it proposes, of a learned size alpha.
+  - `normalize` in place of RMSNorm: every state has length 1. After each step every weight
+    vector that is compared with a state or added to one gets length 1 again. A weight cannot
+    grow, so decay has nothing to hold back, and a step is a turn, small enough without warmup.
+  - `Block`: attention and MLP propose a point each; x moves towards it by a learned share alpha.
   - `Scale`: factors s_qk, s_u, s_v, s_z give back the sizes that cosines cannot have.
-  - A head of its own, not the embedding's: + 42 % of the parameters, as in the paper.
+  - A head of its own, as in the paper: what a token means and what predicts it need not be the
+    same vector. That costs 42 % more parameters, and part of the gain over v4 is its.
   - `SOAP` (arXiv:2409.11321), a third choice of --optimizer.
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER
 Measured: MEASURED
@@ -43,7 +44,7 @@ NAME = Path(__file__).stem
 RUNS = Path("runs", NAME)  # holds the folders of this version's runs: 1, 2, ...
 Corpus = namedtuple("Corpus", "tokenizer train val entropy")  # from load_corpus
 Run = namedtuple("Run", "folder cfg tokenizer model step")  # from load_run
-BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # of tqdm
+BAR = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # format of the progress bar
 
 
 # ------------------------------------------------------------------------------------- 1 CONFIG
@@ -59,8 +60,8 @@ class Config:
     """train, then evaluate and sample; or sample from a trained run; or evaluate one"""
     data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
     tokenizer: str = ""  # a tokenizer.json; if empty, one is learned from the training split
-    vocab_size: int = 0  # tokens to learn (0: one per 256 bytes of the text, from 512 to 4096)
-    allowed_chars: str = ""  # learn tokens of these characters only; if empty, of all
+    vocab_size: int = 0  # tokens (0: 512 to 4096, one per 256 bytes of text, to see each often)
+    allowed_chars: str = ""  # merge these only, and leave all others as single bytes; if empty, all
     block_size: int = 256  # context length in tokens
     batch_size: int = 8  # windows of block_size tokens per step
     n_layer: int = 4  # transformer blocks
@@ -68,19 +69,19 @@ class Config:
     n_kv_head: int = 2  # heads of keys and values per block
     n_embd: int = 128  # width of the model
     d_ff: int = 0  # width inside the MLP (0: 8/3 of --n-embd, rounded up to a multiple of 32)
-    rope_base: float = 10_000.0  # pairs of coordinates turn once in 6 to 6 * rope_base positions
+    rope_base: float = 10_000.0  # the slowest pair turns once in about 2 pi rope_base positions
     dropout: float = 0.0  # probability of zeroing an activation in training
-    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: from 0 to --dropout
+    dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
     optimizer: Literal["muon", "adamw", "soap"] = "muon"  # of the blocks' matrices
-    muon_learning_rate: float = 0.08  # of these with muon, at its peak
-    adamw_learning_rate: float = 0.01  # of these with adamw, at its peak
-    soap_learning_rate: float = 0.01  # of these with soap, at its peak
+    muon_learning_rate: float = 0.08  # of the blocks' matrices with muon, at its peak
+    adamw_learning_rate: float = 0.01  # of the blocks' matrices with adamw, at its peak
+    soap_learning_rate: float = 0.01  # of the blocks' matrices with soap, at its peak
     learning_rate: float = 0.01  # of AdamW for embeddings and factors, at its peak
     grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
     max_steps: int = 950  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
-    eval_tokens: int = 250_000  # of the validation split are scored by these; at the end, all
+    eval_tokens: int = 250_000  # validation tokens scored by each of them; after training, all
     seed: int = 1337  # of initial weights, batches and samples
     device: str = "auto"  # auto (CUDA, else MPS, else CPU), or a torch device such as cuda:1
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products in training
@@ -103,7 +104,7 @@ class Config:
         for name, value in asdict(self).items():
             low = 1 if name in at_least_1 else 0
             if isinstance(value, int | float) and not low <= value < 2**31:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} to 2**31 - 1")
         if self.dropout >= 1:
             raise UserError("--dropout: must be below 1")
         if self.n_embd % self.n_head:
@@ -118,7 +119,7 @@ class Config:
 
 # ------------------------------------------------------------------------ 2 TOKENIZER AND DATA
 def read_blocks(path, start, stop):
-    """Yield characters start to stop of a UTF-8 text, a million at a time."""
+    """Yield text[start:stop] of a UTF-8 file, a million characters at a time."""
     position = 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -134,15 +135,15 @@ def load_tokenizer(path):
     return BPETokenizer.load(path)
 
 
-def learn_tokenizer(cfg, n_chars, n_bytes):
+def learn_tokenizer(cfg, n_chars):
     """A tokenizer learned from the training split, at most its first 50 million characters."""
-    vocab_size = cfg.vocab_size or min(max(n_bytes // 256, 512), 4096)
+    vocab_size = cfg.vocab_size or min(max(Path(cfg.data).stat().st_size // 256, 512), 4096)
     blocks = read_blocks(cfg.data, 0, min(n_chars, 50_000_000))
     return BPETokenizer.train(blocks, vocab_size, allowed_chars=cfg.allowed_chars or None)
 
 
 def encode_split(cfg, start, stop, sha256, tokenizer):
-    """Token ids of characters start to stop, in a file that all runs share, mapped to memory."""
+    """Token ids of text[start:stop], from a file that all runs share, mapped to memory."""
     key = hashlib.sha256(f"{sha256} {start} {stop} {tokenizer.to_json()}".encode()).hexdigest()
     path = Path("runs", "cache", f"{key[:16]}.npy")
     if not path.exists():
@@ -159,17 +160,16 @@ def encode_split(cfg, start, stop, sha256, tokenizer):
 def load_corpus(cfg, tokenizer=None):
     """Read cfg.data and encode it, with the tokenizer of a trained run or a new one.
 
-    train: ids of the first 90 % of the characters; val: of the rest, after one more for context;
-    entropy: bits/byte that no model of val can beat, if FILE.json knows it, else None.
+    train: ids of the first 90 % of the characters; val: the last of these, for context, and the
+    rest; entropy: that of val in bits/byte, if FILE.json states it, else None.
     """
     n_chars = sum(len(block) for block in read_blocks(cfg.data, 0, sys.maxsize))
     with open(cfg.data, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        n_bytes = file.tell()
     cut = n_chars * 9 // 10
     if cfg.tokenizer:
         tokenizer = tokenizer or load_tokenizer(cfg.tokenizer)
-    tokenizer = tokenizer or learn_tokenizer(cfg, cut, n_bytes)
+    tokenizer = tokenizer or learn_tokenizer(cfg, cut)
     train = encode_split(cfg, 0, cut, sha256, tokenizer)
     val = encode_split(cfg, cut, n_chars, sha256, tokenizer)
     if len(train) <= cfg.block_size:
@@ -190,10 +190,8 @@ def get_batch(tokens, cfg, step, device):
 
 
 # ------------------------------------------------------------------------------------- 3 MODEL
-# Shapes: B batch, T time (tokens), S = past + T with what a cache holds, C width n_embd,
+# Shapes: B batch, T time (tokens), S = past + T (past: tokens in the cache), C width n_embd,
 # H heads of queries, K of keys and values, G = H / K, D head width C / H, V vocabulary.
-
-
 def normalize(x, dim=-1):
     """x / |x| along one dimension: (3, 4) becomes (0.6, 0.8). bfloat16 would be too coarse."""
     return F.normalize(x.float(), dim=dim)
@@ -203,7 +201,8 @@ class Scale(nn.Module):
     """Learned factors that start at `init`, kept as numbers that start at `stored`.
 
     Adam moves each stored number by about the learning rate a step, so that a factor changes by
-    init / stored times that (section 2.5): `stored` sets how fast it learns.
+    init / stored times that (section 2.5): `stored` sets how fast it learns. 1 / sqrt(C) is the
+    size of a matrix's entries, and so as fast as they; 1 is slower. All values are the paper's.
     """
 
     def __init__(self, shape, init, stored):
@@ -218,12 +217,13 @@ def attend(q, k, v, bias):
     """softmax(q k^T sqrt(D) + bias) v, (B, H, T, D), for q (B, H, T, D), k and v (B, K, S, D).
 
     Unit vectors have products of variance 1 / D: times sqrt(D), not divided by it, they have 1.
-    Query head h reads key/value head h // G. On a CPU the heads of a group stand one behind the
-    other in time, so that they share one product and no key is copied.
+    Query head h reads key/value head h // G. The G heads of a group are laid end to end along
+    the time axis, so that one product serves them all and no key is copied. On CUDA a fused
+    kernel computes the same without ever storing the scores.
     """
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
     if q.is_cuda:
-        mask = None if T == S else bias.to(q.dtype)  # its own causal mask knows no past
+        mask = None if T == S else bias.to(q.dtype)  # is_causal takes query 0 for position 0
         return F.scaled_dot_product_attention(
             q, k, v, mask, is_causal=T == S, scale=math.sqrt(D), enable_gqa=True
         )
@@ -233,14 +233,14 @@ def attend(q, k, v, bias):
 
 
 def rotation_angles(past, T, head_dim, base, device):
-    """cos, sin (T, D/2) of m theta_i for position m, theta_i = base^(-2 i / D): fast to slow."""
+    """cos, sin (T, D/2) of m theta_i for position m = past to past + T - 1; see v2."""
     theta = base ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)  # (D/2,)
     angles = torch.arange(past, past + T, device=device)[:, None] * theta  # (T, D/2)
     return angles.cos(), angles.sin()
 
 
 def rotate(x, cos, sin):
-    """R_m x: turn each pair (x_i, x_(i + D/2)) of x (B, H, T, D) by its angle m theta_i."""
+    """R_m x: turn each pair (x_i, x_(i + D/2)) of x (B, H or K, T, D) by m theta_i."""
     a, b = x.chunk(2, dim=-1)  # (B, H, T, D/2)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).type_as(x)  # (B, H, T, D)
 
@@ -248,13 +248,14 @@ def rotate(x, cos, sin):
 class CausalSelfAttention(nn.Module):
     """softmax(q . k sqrt(D)) v, q = s_qk R_m q' / |q'|, k = s_qk R_n k' / |k'| (equations 15, 16).
 
-    s_qk (K, D): a factor for each coordinate of a key/value head and of the queries that read it.
+    s_qk (K, D): a factor for each coordinate of a key/value head and of the queries that read it,
+    as in the paper after the rotation; so a score depends on more than the distance.
     """
 
     def __init__(self, cfg):
         super().__init__()
         self.n_head, self.n_kv_head, head_dim = cfg.n_head, cfg.n_kv_head, cfg.n_embd // cfg.n_head
-        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
+        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)  # three maps, each Muon's own
         self.k_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * head_dim, bias=False)
         self.v_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * head_dim, bias=False)
         self.out_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
@@ -291,16 +292,16 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(d_ff, cfg.n_embd, bias=False)
         self.s_u, self.s_v = Scale((d_ff, 1), 1.0, 1.0), Scale((d_ff, 1), 1.0, 1.0)
 
-    def forward(self, x):  # scaled are the rows of the matrices, which are fewer than the tokens
+    def forward(self, x):  # the factors scale rows of weights: fewer numbers than the outputs
         gate = F.linear(x, self.gate_proj.weight * self.s_v() * x.size(-1) ** 0.5)  # (B, T, d_ff)
         x = F.silu(gate) * F.linear(x, self.up_proj.weight * self.s_u())  # (B, T, d_ff)
         return self.down_proj(x)  # (B, T, C)
 
 
 class Block(nn.Module):
-    """x = norm(x + alpha (norm(attention(x)) - x)), then so with the MLP (equations 10, 11).
+    """x = norm(x + alpha (norm(attention(x)) - x)), then the same with MLP (equations 10, 11).
 
-    A step from the point x on the sphere towards the point that each half proposes: alpha (C,)
+    From the point x on the sphere towards the point that attention or MLP proposes: alpha (C,)
     says for each coordinate how far, 0.05 of the way at first.
     """
 
@@ -328,17 +329,15 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
         self.head = nn.Linear(cfg.n_embd, vocab_size, bias=False)
-        self.s_z = Scale(
-            (vocab_size, 1), cfg.n_embd**0.5, cfg.n_embd**-0.5
-        )  # the paper's 1 is slow
-        self.normalize_matrices()  # of what torch draws only the directions remain
+        self.s_z = Scale((vocab_size, 1), cfg.n_embd**0.5, cfg.n_embd**-0.5)  # not init 1: slow
+        self.normalize_matrices()  # keeps only the directions of torch's own initialization
 
     @torch.no_grad()
     def normalize_matrices(self):
-        """Give length 1 to each vector of a matrix that meets a state (section 2.6).
+        """Give length 1 to every weight vector of width C (section 2.6).
 
-        Those are the rows of a map that reads states, (out, C), and of the embedding; of the two
-        that write states, (C, in), the columns.
+        Those are the rows of the embedding and of each map that reads states, (out, C), and the
+        columns of out_proj and down_proj, (C, in), whose outputs become states.
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -346,16 +345,16 @@ class LanguageModel(nn.Module):
                 module.weight.copy_(normalize(module.weight, dim=0 if writes else 1))
 
     def positions(self, past, T, device):
-        """For the scores of past + i (row) and j (column): 0, or -inf if j is later; cos, sin."""
+        """The mask, -inf where j (column) comes after past + i (row); the angles' cos and sin."""
         bias = torch.full((T, past + T), -math.inf, device=device).triu(past + 1)  # (T, S)
         return bias, *rotation_angles(past, T, self.head_dim, self.rope_base, device)
 
     def forward(self, idx, targets=None, caches=None):
         """Logits (B, T, V) after each token of idx (B, T); with targets (B, T), their loss too.
 
-        caches: a list for each block, at first empty; idx then are the tokens after those in it.
+        caches: a list for each block, at first empty; idx holds only the tokens not yet in it.
         """
-        x = self.dropout(self.token_embedding(idx))  # (B, T, C)
+        x = normalize(self.dropout(self.token_embedding(idx)))  # (B, T, C)
         past = caches[0][0].size(2) if caches and caches[0] else 0
         positions = self.positions(past, idx.size(1), idx.device)
         for i, block in enumerate(self.blocks):
@@ -375,8 +374,9 @@ def schedule(spent, cfg):
 def orthogonalize(G, steps):
     """About U V^T for each G = U diag(s) V^T (..., m, n): all singular values near 1.
 
-    A Newton-Schulz step takes each s to a s + b s^3 + c s^5, without a decomposition: 0.1 goes
-    to 0.34, 0.98, 0.71; whatever is above 0.05 to 0.7 ... 1.2 in three steps.
+    A Newton-Schulz step takes each s to a s + b s^3 + c s^5, by products alone: 0.1 goes to 0.34,
+    0.99, 0.71. Jordan chose a, b, c to raise small s fast, at the price of stopping near 1 only:
+    three steps take all from 0.05 up to between 0.6 and 1.3.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     X = G.mT if G.size(-2) > G.size(-1) else G
@@ -388,11 +388,13 @@ def orthogonalize(G, steps):
 
 
 class Muon(torch.optim.Optimizer):
-    """M = mu M + (1 - mu) G; W = (1 - lr wd) W - lr sqrt(max(1, m / n)) U V^T of mu M + (1 - mu) G.
+    """M = mu M + (1 - mu) G;  U diag(s) V^T = mu M + (1 - mu) G (Nesterov: as if a step ahead);
+    W = (1 - lr wd) W - lr sqrt(max(1, m / n)) U V^T.
 
     A gradient is dominated by a few directions; with all singular values alike, the others are
-    learned as fast (Jordan et al. 2024; arXiv:2502.16982). torch.optim.Muon has mu = 0.95 and 5
-    steps: a short run wants a shorter memory, and 3 steps do as well here.
+    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1, or
+    sqrt(n / m) if it is tall; the root makes each output move alike. torch.optim.Muon has mu 0.95
+    and 5 steps: a short run wants a shorter memory, and 3 steps do as well here.
     """
 
     def __init__(self, params, lr=0.0, weight_decay=0.0, momentum=0.9, steps=3):
@@ -419,8 +421,9 @@ class SOAP(torch.optim.Optimizer):
 
     L = mean of G G^T = Q_L diag Q_L^T, R = mean of G^T G = Q_R diag Q_R^T;
     W = W - lr Q_L Adam(Q_L^T G Q_R) Q_R^T.
-    Adam scales each number of G as if they were independent. In this basis they nearly are. The
-    first gradient only sets the basis; every `frequency` steps it follows L and R.
+    Adam scales each number of G as if it were independent of the others; in this basis it nearly
+    is. The first gradient only sets the basis, which follows L and R every `frequency` steps. It
+    turns so little then that V may stay.
     """
 
     def __init__(self, params, lr=0.0, betas=(0.8, 0.95), eps=1e-8, frequency=10):
@@ -511,8 +514,9 @@ def pick_next(logits, temperature, top_k, top_p, generator):
 def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, seed=0, cached=True):
     """Continue idx (B, T) by n tokens, yielding the ids (B,) of each as soon as it is drawn.
 
-    A window that is full drops its older half: its tokens get new positions, so that all of the
-    cache is computed again, but only once in block_size / 2 tokens.
+    A full window drops its older half, and the cache of the newer half is computed again, for
+    its deeper keys hold what was read from the older: once in block_size / 2 tokens.
+    cached=False computes everything at each step; a test holds the two equal.
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)  # on the CPU: every device draws the same
@@ -520,7 +524,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
     caches = [[] for _ in model.blocks]
     for _ in range(n):
         logits, _ = model(unread, caches=caches) if cached else model(window)
-        next_ids = pick_next(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
+        next_ids = pick_next(logits[:, -1].cpu(), temperature, top_k, top_p, generator)
         yield next_ids
         unread = next_ids[:, None].to(idx.device)
         window = torch.cat((window, unread), dim=1)
@@ -541,11 +545,11 @@ def print_sample(run):
         if cfg.stop and cfg.stop in text:
             text = text[: text.index(cfg.stop)]
             break
-        is_cut = text.endswith("\ufffd")  # a character whose other bytes are still to come
-        final = max(shown, len(text) - max(len(cfg.stop), is_cut))  # may be the start of cfg.stop
+        held = max(len(cfg.stop), text.endswith("\ufffd"))  # \ufffd: bytes are still to come
+        final = max(shown, len(text) - held)  # what follows may be the start of cfg.stop
         print(text[shown:final], end="", flush=True)
         shown = final
-    print(text[shown:], "[...]\n")
+    print(text[shown:], "[...]" if len(ids) == cfg.max_new_tokens else "")
     return cfg.prompt + text
 
 
@@ -564,12 +568,12 @@ def save_checkpoint(path, **state):
     write_file(path, buffer.getbuffer())
 
 
-def load_checkpoint(path, model):
-    """Copy the saved weights into the model; returns all that was saved."""
+def load_checkpoint(path, model, key):
+    """Copy the saved weights into the model; returns what was saved with them under this key."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)[NAME]
         model.load_state_dict(state["model"])
-        return state
+        return state[key]
     except Exception as error:  # torch has a dozen kinds for missing, truncated and misshapen
         raise UserError(f"{path}: missing, damaged or of other settings ({error!r:.40})") from None
 
@@ -616,14 +620,14 @@ def load_run(out="", **changes):
     cfg.check()
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     model = LanguageModel(cfg, tokenizer.vocab_size).to(choose_device(cfg))
-    step = load_checkpoint(folder / "best.pt", model)["step"]
+    step = load_checkpoint(folder / "best.pt", model, "step")
     return Run(folder, cfg, tokenizer, model.eval(), step)
 
 
 # What --resume may change. All other settings, and the text, make the run what it is.
 MAY_CHANGE = {"command", "data", "max_steps", "max_seconds", "evals", "eval_tokens", "device"}
 MAY_CHANGE |= {"dtype", "out", "overwrite", "resume", "prompt", "max_new_tokens", "temperature"}
-MAY_CHANGE |= {"top_k", "top_p", "stop", "context"}
+MAY_CHANGE |= {"top_k", "top_p", "stop", "context", "compile"}
 
 
 def identity(cfg, corpus):
@@ -638,14 +642,14 @@ def save_progress(folder, cfg, corpus, model, optimizers, *loop):
     """Write checkpoint.pt, from which --resume continues; loop: step, seconds, losses, rows."""
     if not all(p.isfinite().all() for p in model.parameters()):
         raise UserError("the weights are not finite; try a lower --learning-rate")
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    state |= {"loop": loop, "identity": identity(cfg, corpus)}
-    save_checkpoint(folder / "checkpoint.pt", **state)
+    training = {"loop": loop, "identity": identity(cfg, corpus)}
+    training["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+    save_checkpoint(folder / "checkpoint.pt", model=model.state_dict(), training=training)
 
 
 def resume(folder, cfg, corpus, model, optimizers):
     """Restore model and optimizers from checkpoint.pt; returns step, seconds, losses and rows."""
-    state = load_checkpoint(folder / "checkpoint.pt", model)
+    state = load_checkpoint(folder / "checkpoint.pt", model, "training")
     if changed := dict(identity(cfg, corpus).items() - state["identity"].items()):
         raise UserError(f"--resume: {folder} was trained with other settings than {changed}")
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -697,7 +701,7 @@ def print_header(cfg, model, corpus, folder):
 
 def draw_plot(folder, rows, entropy):
     """loss.png: training and validation loss over the steps, in bits/byte."""
-    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # of nats/token
+    scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # bits/byte per nat/token
     steps, best = [row["step"] for row in rows], min(rows, key=lambda row: row["val_loss"])
     figure = Figure(layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss (bits/byte)", title=NAME)
@@ -736,7 +740,7 @@ def budget_spent(cfg, step, seconds):
 
 
 def set_schedules(cfg, model, optimizers, spent, step):
-    """Set learning rates and dropout for a step."""
+    """Set learning rates and dropout for a step; dropout may rise, for memorizing comes late."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = group["initial_lr"] * schedule(spent, cfg)
     dropout = cfg.dropout * (spent if cfg.dropout_schedule == "linear" else 1.0)
@@ -768,10 +772,10 @@ def catch_signals(folder):
 
 
 def keep_memory():
-    """Keep what a step frees for the next: to get 32 MB of logits anew costs a third of a step."""
-    if sys.platform == "linux":
+    """Keep the memory that a step frees: to ask the system for it again costs part of a step."""
+    if sys.platform == "linux":  # the logits alone are 32 MB; v1's 0.5 MB did not matter
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor lies outside the heap
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor in a memory mapping of its own
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
@@ -835,7 +839,7 @@ def run_command(cfg):
         text = print_sample(run)
     if cfg.command == "train":
         write_file(folder / "sample.txt", text.encode())
-        print(f"saved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
+        print(f"\nsaved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
         print(f'next: python {NAME}.py sample --prompt "Once"')
 
 
@@ -844,7 +848,7 @@ def main():
     sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks some letters
     try:
         cfg = tyro.cli(Config, description=__doc__.splitlines()[0])
-        if cfg.command != "train" or cfg.resume:  # what is not given stays as the run was trained
+        if cfg.command != "train" or cfg.resume:  # flags not given keep the run's values
             cfg = tyro.cli(Config, default=find_run(cfg.out)[1])
         run_command(cfg)
     except (UserError, TokenizerError, OSError, KeyboardInterrupt) as error:

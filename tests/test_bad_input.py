@@ -198,7 +198,6 @@ def damages(path):
     if path.suffix == ".pt":
         yield good[: len(good) // 3] + good[len(good) // 2 :]
         yield from (pickle.dumps(what, protocol=2) for what in (Evil(), {"model": 5}, {}))
-        # waits for a fix: best.pt and checkpoint.pt of one run in place of each other
         for other in Path("runs").glob("*/1/*.pt"):  # of another version, or the other one
             if other != path:
                 yield other.read_bytes()
