@@ -67,7 +67,7 @@ class Config:
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
     weight_decay: float = 0.1  # of matrices and embeddings
     grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
-    max_steps: int = 2000  # budget in steps
+    max_steps: int = 1500  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
     eval_tokens: int = 250_000  # validation tokens scored by each of them; after training, all

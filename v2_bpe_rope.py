@@ -76,7 +76,7 @@ class Config:
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
     weight_decay: float = 1.0  # of matrices and embeddings; high, for a text is read many times
     grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
-    max_steps: int = 1400  # budget in steps
+    max_steps: int = 750  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
     eval_tokens: int = 250_000  # validation tokens scored by each of them; after training, all
@@ -623,8 +623,8 @@ def catch_signals(folder):
 
 
 def keep_memory():
-    """Keep the memory that a step frees: to ask the system for it again costs part of a step."""
-    if sys.platform == "linux":  # the logits alone are 32 MB; v1's 0.5 MB did not matter
+    """Keep the memory that a step frees: to ask the system for it again takes a fifth of a step."""
+    if sys.platform == "linux":  # the logits alone are 32 MB (benchmarks/step.py --fresh-memory)
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor in a memory mapping of its own
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks

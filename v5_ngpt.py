@@ -78,7 +78,7 @@ class Config:
     soap_learning_rate: float = 0.01  # of the blocks' matrices with soap, at its peak
     learning_rate: float = 0.01  # of AdamW for embeddings and factors, at its peak
     grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
-    max_steps: int = 950  # budget in steps
+    max_steps: int = 750  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
     eval_tokens: int = 250_000  # validation tokens scored by each of them; after training, all
@@ -772,8 +772,8 @@ def catch_signals(folder):
 
 
 def keep_memory():
-    """Keep the memory that a step frees: to ask the system for it again costs part of a step."""
-    if sys.platform == "linux":  # the logits alone are 32 MB; v1's 0.5 MB did not matter
+    """Keep the memory that a step frees: to ask the system for it again takes a fifth of a step."""
+    if sys.platform == "linux":  # the logits alone are 32 MB (benchmarks/step.py --fresh-memory)
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no tensor in a memory mapping of its own
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks

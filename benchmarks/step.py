@@ -77,9 +77,9 @@ def timed(action, device, repeats):
     return seconds
 
 
-def matrix_peak(dtype, device, repeats=10):
+def matrix_peak(dtype, device, repeats=5):
     """GFLOP/s of the fastest of several products of two (n, n) matrices, large enough to keep the device busy."""
-    n = 8192 if device.type == "cuda" else 2048
+    n = 8192 if device.type == "cuda" else 1024
     a = torch.randn(n, n, device=device).to(dtype)
     return 2 * n**3 / min(timed(lambda: a @ a, device, repeats)) / 1e9
 
