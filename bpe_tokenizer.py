@@ -53,7 +53,9 @@ PATTERNS = {
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
     # GPT-4's, except that a word keeps its combining marks \p{M} (vowel signs of Hindi and Thai, points of Arabic,
     # accents written apart) and the joiners U+200C and U+200D. The two above cut words at each.
-    "default": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?[\p{L}][\p{L}\p{M}" + "\u200c\u200d" + r"]*"
+    "default": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?[\p{L}][\p{L}\p{M}"
+    + "\u200c\u200d"
+    + r"]*"
     r"|[\p{N}]{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 
@@ -69,14 +71,18 @@ class Splitter:
         except regex.error as e:
             raise TokenizerError(f"bad pattern {pattern!r}: {e}") from None
         if not self.pattern or compiled.groups:
-            raise TokenizerError(f"bad pattern {pattern!r}: it is no text, or has groups without ?:")
+            raise TokenizerError(
+                f"bad pattern {pattern!r}: it is no text, or has groups without ?:"
+            )
         self.findall = compiled.findall
         self.findall_fast = fast_twin(self.pattern).findall if self.is_ours else compiled.findall
 
     def split(self, text):
         chunks = self.findall(text) if beyond_plane_0(text) else self.findall_fast(text)
         if not self.is_ours and "".join(chunks) != text:  # findall steps over what nothing matches
-            raise TokenizerError(rf"the pattern skips some of the text; end it with |[\s\S]: {self.pattern}")
+            raise TokenizerError(
+                rf"the pattern skips some of the text; end it with |[\s\S]: {self.pattern}"
+            )
         return chunks
 
     def split_blocks(self, text):
@@ -92,7 +98,9 @@ class Splitter:
                 if len(waiting) >= enough:
                     chunks = self.split(waiting)
                     waiting = "".join(chunks[-HELD_BACK:])
-                    enough = max(BLOCK, 2 * len(waiting))  # doubling, or a long chunk is rescanned at each block
+                    enough = max(
+                        BLOCK, 2 * len(waiting)
+                    )  # doubling, or a long chunk is rescanned at each block
                     yield chunks[:-HELD_BACK]
         yield self.split(waiting)
 
@@ -154,7 +162,13 @@ class Trainer:
 
     def learn(self, n_tokens, scaffold=False, progress=False):
         """Merge until there are n_tokens new tokens, scaffolds not counted, or until no pair is left."""
-        with tqdm(total=n_tokens, desc="merging", unit=" tokens", leave=False, disable=None if progress else True) as bar:
+        with tqdm(
+            total=n_tokens,
+            desc="merging",
+            unit=" tokens",
+            leave=False,
+            disable=None if progress else True,
+        ) as bar:
             while len(self.merges) - len(self.scaffolds) < n_tokens and self.top():
                 pair = heapq.heappop(self.heap)[1]
                 if pair[1] == ALONE:
@@ -179,7 +193,10 @@ class Trainer:
                 ids[j] = -1  # no token starts here any more
                 ids[i] = ids[j + to_end] = new
                 merged.append(i)
-        left, right = defaultdict(list), defaultdict(list)  # neighbour -> starts of the new token beside it
+        left, right = (
+            defaultdict(list),
+            defaultdict(list),
+        )  # neighbour -> starts of the new token beside it
         for i in merged:
             left[ids[i - 1]].append(i)
             right[ids[i + length_new]].append(i)
@@ -208,7 +225,9 @@ class Trainer:
         token becomes a scaffold when a merge that used it leaves it rarer than the best pair left; it then waits in
         the same heap as the pairs, and comes back if it is the most frequent thing there. The 256 bytes always stay,
         since nothing could stand for them."""
-        self.frequency[255 + len(self.merges)] = merged  # of each token as it stands now; not kept for bytes
+        self.frequency[255 + len(self.merges)] = (
+            merged  # of each token as it stands now; not kept for bytes
+        )
         for used in pair:
             self.frequency[used] -= merged
             if used in self.scaffolds:
@@ -252,7 +271,13 @@ class BPETokenizer:
     """
 
     def __init__(
-        self, merges=(), pattern="default", special_tokens=(), allowed_chars=None, scaffolds=(), byte_order=BYTE_ORDER
+        self,
+        merges=(),
+        pattern="default",
+        special_tokens=(),
+        allowed_chars=None,
+        scaffolds=(),
+        byte_order=BYTE_ORDER,
     ):
         self.splitter = Splitter(pattern)
         self.pattern = self.splitter.pattern
@@ -273,8 +298,12 @@ class BPETokenizer:
         self._byte_ids = byte_table(self.byte_order)
         self._ranks = {pair: 256 + i for i, pair in enumerate(self.merges)}
         self._cache = ChunkCache(self._encode_chunk)
-        self._output = {old: [new] for new, old in enumerate(kept)}  # what each id of the merges becomes
-        for s in sorted(self.scaffolds):  # a token's parts have smaller ids: they are done before it
+        self._output = {
+            old: [new] for new, old in enumerate(kept)
+        }  # what each id of the merges becomes
+        for s in sorted(
+            self.scaffolds
+        ):  # a token's parts have smaller ids: they are done before it
             a, b = self.merges[s - 256]
             self._output[s] = self._output[a] + self._output[b]
 
@@ -297,13 +326,22 @@ class BPETokenizer:
 
         train("low low lower", 259) has the merges "lo", "low" and " low".
         """
-        empty = cls((), pattern, special_tokens, allowed_chars)  # checks all three before the text is read
+        empty = cls(
+            (), pattern, special_tokens, allowed_chars
+        )  # checks all three before the text is read
         smallest = 256 + len(empty.special_tokens)
         if type(vocab_size) is not int or vocab_size < smallest:
-            raise TokenizerError(f"vocab_size {vocab_size!r}: bytes and special tokens alone are {smallest}")
-        counts, n_blocks = Counter(), len(text) // BLOCK + 1 if isinstance(text, str) else 0  # 0: not known
+            raise TokenizerError(
+                f"vocab_size {vocab_size!r}: bytes and special tokens alone are {smallest}"
+            )
+        counts, n_blocks = (
+            Counter(),
+            len(text) // BLOCK + 1 if isinstance(text, str) else 0,
+        )  # 0: not known
         quiet = None if progress and n_blocks else True  # None: where nobody watches
-        for chunks in tqdm(empty.splitter.split_blocks(text), "splitting", n_blocks, unit=" blocks", disable=quiet):
+        for chunks in tqdm(
+            empty.splitter.split_blocks(text), "splitting", n_blocks, unit=" blocks", disable=quiet
+        ):
             counts.update(chunks)
         collecting = gc.isenabled()
         gc.disable()  # millions of small objects and no cycles: scanning them would take a third of the time
@@ -316,7 +354,10 @@ class BPETokenizer:
         specials = list(empty.special_tokens)
         tokenizer = cls(trainer.merges, pattern, specials, empty.allowed_chars, trainer.scaffolds)
         if tokenizer.vocab_size < vocab_size:
-            warnings.warn(f"no pairs left to merge: {tokenizer.vocab_size} tokens, not {vocab_size}", stacklevel=2)
+            warnings.warn(
+                f"no pairs left to merge: {tokenizer.vocab_size} tokens, not {vocab_size}",
+                stacklevel=2,
+            )
         return tokenizer
 
     def encode(self, text, allowed_special=()):
@@ -327,7 +368,9 @@ class BPETokenizer:
         allowed = self.special_tokens if allowed_special == "all" else allowed_special
         allowed = {allowed} if isinstance(allowed, str) else set(allowed)
         if unknown := allowed - set(self.special_tokens):
-            raise TokenizerError(f"not special tokens: {unknown}; there are {list(self.special_tokens)}")
+            raise TokenizerError(
+                f"not special tokens: {unknown}; there are {list(self.special_tokens)}"
+            )
         longest_first = map(re.escape, sorted(allowed, key=len, reverse=True))
         # the capturing group makes re.split return the separators too, at odd places
         pieces = re.split(f"({'|'.join(longest_first)})", text) if allowed else [text]
@@ -368,7 +411,9 @@ class BPETokenizer:
             return b"".join([self._bytes[i] for i in ids])
         except (KeyError, TypeError):
             bad = next(i for i in ids if type(i).__hash__ is None or i not in self._bytes)
-            raise TokenizerError(f"unknown id {bad!r}: ids go from 0 to {self.vocab_size - 1}") from None
+            raise TokenizerError(
+                f"unknown id {bad!r}: ids go from 0 to {self.vocab_size - 1}"
+            ) from None
 
     def token_bytes(self, token_id):
         return self.decode_bytes([token_id])
@@ -379,7 +424,12 @@ class BPETokenizer:
         """All of the tokenizer as JSON. Ids say it all: a merge is a pair of earlier ids, so that tokens which are not
         valid UTF-8 need no escaping."""
         chars = None if self.allowed_chars is None else "".join(sorted(self.allowed_chars))
-        data = {"format": FORMAT, "version": VERSION, "pattern": self.pattern, "special_tokens": self.special_tokens}
+        data = {
+            "format": FORMAT,
+            "version": VERSION,
+            "pattern": self.pattern,
+            "special_tokens": self.special_tokens,
+        }
         data |= {"allowed_chars": chars, "byte_order": list(self.byte_order)}
         data |= {"scaffolds": sorted(self.scaffolds), "merges": self.merges}
         return json.dumps(data)
@@ -398,7 +448,9 @@ class BPETokenizer:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise TokenizerError(f"{path} is not a tokenizer file, or is damaged") from None
         if data.get("version") != VERSION:
-            raise TokenizerError(f"{path} has version {data.get('version')!r}; this program reads {VERSION}")
+            raise TokenizerError(
+                f"{path} has version {data.get('version')!r}; this program reads {VERSION}"
+            )
         names = ("pattern", "special_tokens", "allowed_chars", "byte_order", "scaffolds")
         try:
             if not isinstance(data["special_tokens"], dict):
@@ -409,7 +461,9 @@ class BPETokenizer:
 
     def _check_exportable(self, to):
         if self.scaffolds:
-            raise TokenizerError(f"{to} cannot take tokens apart again: a scaffold tokenizer has no export")
+            raise TokenizerError(
+                f"{to} cannot take tokens apart again: a scaffold tokenizer has no export"
+            )
         if self.allowed_chars is not None and not "".join(self.allowed_chars).isascii():
             raise TokenizerError(f"{to} can only keep to allowed_chars that are all ASCII")
 
@@ -420,7 +474,9 @@ class BPETokenizer:
 
         ranks = {self._bytes[i]: i for i in range(256 + len(self.merges))}
         specials = self.special_tokens
-        return tiktoken.Encoding(name, pat_str=self.pattern, mergeable_ranks=ranks, special_tokens=specials)
+        return tiktoken.Encoding(
+            name, pat_str=self.pattern, mergeable_ranks=ranks, special_tokens=specials
+        )
 
     @classmethod
     def from_tiktoken(cls, encoding):
@@ -449,17 +505,38 @@ class BPETokenizer:
         if "}+" in self.pattern:
             raise TokenizerError("tokenizers reads the pattern's possessive {m,n}+ as a repetition")
         # That library writes bytes as printable characters: the others become U+0100, U+0101, ...
-        printed = {b: chr(b) if b in PRINTABLE else chr(256 + BYTE_ORDER.index(b) - 188) for b in range(256)}
+        printed = {
+            b: chr(b) if b in PRINTABLE else chr(256 + BYTE_ORDER.index(b) - 188)
+            for b in range(256)
+        }
         words = ["".join(map(printed.get, self._bytes[i])) for i in range(256 + len(self.merges))]
         vocab = {word: i for i, word in enumerate(words)}
         if both := vocab.keys() & self.special_tokens.keys():
-            raise TokenizerError(f"tokenizers cannot tell special tokens from others of the same text: {both}")
+            raise TokenizerError(
+                f"tokenizers cannot tell special tokens from others of the same text: {both}"
+            )
         vocab |= self.special_tokens  # or they would be numbered anew, without gaps
-        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {
+            "special": True
+        }
         added = [{"id": i, "content": text, **flags} for text, i in self.special_tokens.items()]
-        split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
-        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        model = {"type": "BPE", "vocab": vocab, "merges": [f"{words[a]} {words[b]}" for a, b in self.merges]}
+        split = {
+            "type": "Split",
+            "pattern": {"Regex": self.pattern},
+            "behavior": "Isolated",
+            "invert": False,
+        }
+        level = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        }
+        model = {
+            "type": "BPE",
+            "vocab": vocab,
+            "merges": [f"{words[a]} {words[b]}" for a, b in self.merges],
+        }
         data = {"version": "1.0", "added_tokens": added, "decoder": level, "model": model}
         data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
         write_atomically(path, json.dumps(data))
@@ -467,7 +544,9 @@ class BPETokenizer:
 
 # ---- 4. Speed: streams, long chunks, a cache -------------------------------------------------------------------------
 
-BLOCK = 1 << 13  # characters split at a time; small, so that few blocks hold a character beyond plane 0
+BLOCK = (
+    1 << 13
+)  # characters split at a time; small, so that few blocks hold a character beyond plane 0
 HELD_BACK = 4  # chunks at the end of a block that the text after it may still change
 LONG = 32  # bytes from which merge_long is the faster one
 
@@ -494,7 +573,9 @@ def allowed_runs(chunk, allowed_chars):
     """ "abXc" -> (True, "ab"), (False, "X"), (True, "c") where only a, b and c may be merged; None allows all."""
     if allowed_chars is None:
         return [(True, chunk)]
-    return [(is_allowed, "".join(run)) for is_allowed, run in groupby(chunk, allowed_chars.__contains__)]
+    return [
+        (is_allowed, "".join(run)) for is_allowed, run in groupby(chunk, allowed_chars.__contains__)
+    ]
 
 
 def merge_long(ids, ranks):
@@ -502,7 +583,10 @@ def merge_long(ids, ranks):
     merge wait in a list; a heap tells which merge was learned first. A merge only makes work for later ones, and
     unlinks its right token from a doubly linked list instead of moving everything behind it."""
     n = len(ids)
-    after, before = array("i", range(1, n + 1)), array("i", range(-1, n - 1))  # a tenth of a list's size
+    after, before = (
+        array("i", range(1, n + 1)),
+        array("i", range(-1, n - 1)),
+    )  # a tenth of a list's size
     waiting = defaultdict(list)  # rank -> where such a pair starts
     for i, pair in enumerate(pairwise(ids)):
         if pair in ranks:
@@ -545,7 +629,9 @@ class ChunkCache(dict):
 # ---- 5. Safety: bytes, checks, files ---------------------------------------------------------------------------------
 
 FORMAT, VERSION = "bpe-tokenizer", 1
-MOST_BYTES = 1 << 28  # of all tokens together; 60 merges are enough to ask for a token of 2 ** 60 bytes
+MOST_BYTES = (
+    1 << 28
+)  # of all tokens together; 60 merges are enough to ask for a token of 2 ** 60 bytes
 MOST_IDS = 1 << 31
 
 
@@ -554,7 +640,9 @@ def utf8(text):
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as e:
-        raise TokenizerError(f"not Unicode text: it holds a lone surrogate, {text[e.start]!r}") from None
+        raise TokenizerError(
+            f"not Unicode text: it holds a lone surrogate, {text[e.start]!r}"
+        ) from None
 
 
 def byte_table(order):
@@ -584,14 +672,20 @@ def number_specials(special_tokens, first_id):
     if isinstance(special_tokens, str):
         raise TokenizerError("special_tokens must be a list of texts, not one text")
     texts, numbered = list(special_tokens), isinstance(special_tokens, dict)
-    ids = list(special_tokens.values()) if numbered else list(range(first_id, first_id + len(texts)))
+    ids = (
+        list(special_tokens.values()) if numbered else list(range(first_id, first_id + len(texts)))
+    )
     if not all(isinstance(text, str) and text for text in texts):
         raise TokenizerError(f"special tokens must be texts that are not empty: {texts}")
     utf8("".join(texts))
     if len(set(texts)) < len(texts):
         raise TokenizerError(f"special tokens repeat: {texts}")
-    if not all(type(i) is int and first_id <= i < MOST_IDS for i in ids) or len(set(ids)) < len(ids):
-        raise TokenizerError(f"special tokens need ids of their own from {first_id} up: {special_tokens}")
+    if not all(type(i) is int and first_id <= i < MOST_IDS for i in ids) or len(set(ids)) < len(
+        ids
+    ):
+        raise TokenizerError(
+            f"special tokens need ids of their own from {first_id} up: {special_tokens}"
+        )
     return dict(zip(texts, ids, strict=True))
 
 
@@ -630,14 +724,19 @@ def read_blocks(path, progress=False):
 def visible(data):
     """Token bytes -> text that is safe to print: b"a\\n" -> "a\u240a", b"\\xff" -> r"\\xff"."""
     text = data.decode("utf-8", "backslashreplace")
-    return "".join(chr(0x2400 + ord(c)) if c < " " else c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(
+        chr(0x2400 + ord(c)) if c < " " else c if c.isprintable() else ascii(c)[1:-1] for c in text
+    )
 
 
 def run_train(args):
     """learn a vocabulary from a UTF-8 text file"""
     if not Path(args.out).parent.is_dir() or Path(args.out).is_dir():  # say so before the training
         raise TokenizerError(f"cannot write {args.out}: a directory, or in one that does not exist")
-    options = {name: getattr(args, name) for name in ("pattern", "special_tokens", "allowed_chars", "scaffold")}
+    options = {
+        name: getattr(args, name)
+        for name in ("pattern", "special_tokens", "allowed_chars", "scaffold")
+    }
     progress = sys.stderr.isatty()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -646,11 +745,16 @@ def run_train(args):
     tokenizer.save(args.out)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
-    used = Counter(chain.from_iterable(tokenizer.encode_blocks(islice(read_blocks(args.file), 40))))  # the first 10 MB
+    used = Counter(
+        chain.from_iterable(tokenizer.encode_blocks(islice(read_blocks(args.file), 40)))
+    )  # the first 10 MB
     tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     ratio = sum(len(tokens[i]) * n for i, n in used.items()) / max(1, used.total())
     print(f"{args.out}: {tokenizer.vocab_size:,} tokens, {ratio:.3f} bytes/token")
-    print("longest:  ", *(f"[{visible(token)}]" for token in sorted(tokens, key=len, reverse=True)[:10]))
+    print(
+        "longest:  ",
+        *(f"[{visible(token)}]" for token in sorted(tokens, key=len, reverse=True)[:10]),
+    )
     print("most used:", *(f"[{visible(tokens[i])}]" for i, _ in used.most_common(20)))
 
 
@@ -689,7 +793,9 @@ def run_compare(args):
         for ids in tokenizer.encode_blocks(read_blocks(args.file)):
             n_tokens += len(ids)
             n_bytes += len(tokenizer.decode_bytes(ids))
-        print(f"{path:30} {tokenizer.vocab_size:10,} {n_tokens:12,} {n_bytes / max(1, n_tokens):12.3f}")
+        print(
+            f"{path:30} {tokenizer.vocab_size:10,} {n_tokens:12,} {n_bytes / max(1, n_tokens):12.3f}"
+        )
 
 
 class Parser(argparse.ArgumentParser):
@@ -716,10 +822,16 @@ def main(argv=None):
     p["train"].add_argument("file")
     p["train"].add_argument("--vocab-size", type=int, default=4096)
     p["train"].add_argument("--out", required=True, help="the JSON file to write")
-    p["train"].add_argument("--pattern", default="default", help=f"{', '.join(PATTERNS)}, or a regular expression")
-    p["train"].add_argument("--special", dest="special_tokens", action="append", default=[], metavar="TOKEN")
+    p["train"].add_argument(
+        "--pattern", default="default", help=f"{', '.join(PATTERNS)}, or a regular expression"
+    )
+    p["train"].add_argument(
+        "--special", dest="special_tokens", action="append", default=[], metavar="TOKEN"
+    )
     p["train"].add_argument("--allowed-chars", metavar="CHARS", help="merge these characters only")
-    p["train"].add_argument("--scaffold", action="store_true", help="leave rare half-way tokens out (Scaffold-BPE)")
+    p["train"].add_argument(
+        "--scaffold", action="store_true", help="leave rare half-way tokens out (Scaffold-BPE)"
+    )
     args = parser.parse_args(argv)
     try:
         args.run(args)

@@ -241,7 +241,7 @@ class LanguageModel(nn.Module):
 
     def init_weights(self, cfg):
         """Linear maps: N(0, 1 / inputs), which keeps the variance of what they read. Embeddings:
-        N(0, 1 / C), small beside what the blocks add to them; the norms make up for that.
+        N(0, 1 / C), small, so that what the blocks add soon outweighs what a token starts as.
 
         2 n_layer maps add to x. They start smaller by sqrt(2 n_layer), so that their sum does not
         grow with the number of blocks (GPT-2, section 2.3).
@@ -287,7 +287,7 @@ def schedule(spent, cfg):
 def make_optimizers(model, cfg):
     """AdamW: Adam that also draws weights to zero, against memorizing (arXiv:1711.05101).
 
-    Gains and biases are spared: they are few, and a gain's rest is at 1.
+    Gains and biases are spared: they are few, and 1, not 0, is where a gain does nothing.
     """
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]

@@ -1,10 +1,10 @@
 """v2: byte-pair tokens and rotary positions.
 
-Same as v1: block, optimizer, evaluation and, but for single lines, generation, checkpoints,
-  training.
+Same as v1: block, optimizer, evaluation; generation, checkpoints, training but for single lines.
 New:
-  - `BPETokenizer` (bpe_tokenizer.py, arXiv:1508.07909): tokens are frequent strings of bytes, so
-    that a window reaches several times as far and no character is unknown.
+  - `BPETokenizer` (bpe_tokenizer.py, arXiv:1508.07909): tokens are strings of bytes, learned by
+    merging the most frequent pair of neighbors into a new token, again and again. A window of
+    such tokens reaches several times as far, and no character is unknown.
   - `rotate` (RoPE, arXiv:2104.09864): queries and keys are turned by an angle that grows with
     the position, so that a score depends on the distance alone; no table of positions.
   - GELU (arXiv:1606.08415), a ReLU with a smooth bend: some gradient passes below 0 too.
@@ -63,18 +63,18 @@ class Config:
     data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
     tokenizer: str = ""  # a tokenizer.json; if empty, one is learned from the training split
     vocab_size: int = 0  # tokens (0: 512 to 4096, one per 256 bytes of text, to see each often)
-    allowed_chars: str = ""  # merge these only, and leave all others as single bytes; if empty, all
+    allowed_chars: str = ""  # merge these only, e.g. letters, to keep digits apart; if empty, all
     block_size: int = 256  # context length in tokens
     batch_size: int = 8  # windows of block_size tokens per step
     n_layer: int = 4  # transformer blocks
     n_head: int = 4  # attention heads per block
     n_embd: int = 128  # width of the model
-    rope_base: float = 10_000.0  # the slowest pair turns once in about 2 pi rope_base positions
+    rope_base: float = 10_000.0  # the larger, the slower turn RoPE's slow pairs
     dropout: float = 0.0  # probability of zeroing an activation in training
     dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
     learning_rate: float = 0.006  # of AdamW, at its peak; a deep model diverges at a table's rate
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
-    weight_decay: float = 1.0  # of matrices and embeddings; high, for a text is read many times
+    weight_decay: float = 1.0  # of matrices and embeddings; high: fewer tokens, more parameters
     grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
     max_steps: int = 750  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
@@ -144,7 +144,7 @@ def encode_split(cfg, start, stop, sha256, tokenizer):
     if not path.exists():
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         blocks = tqdm(read_blocks(cfg.data, start, stop), "encoding", delay=5, disable=None)
-        ids = [np.array(block, dtype) for block in tokenizer.encode_blocks(blocks)]
+        ids = [np.array(block, dtype) for block in tokenizer.encode_blocks(blocks)]  # as one text
         buffer = io.BytesIO()
         np.save(buffer, np.concatenate(ids))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +287,7 @@ class LanguageModel(nn.Module):
 
     def init_weights(self, cfg):
         """Linear maps: N(0, 1 / inputs), which keeps the variance of what they read. Embeddings:
-        N(0, 1 / C), small beside what the blocks add to them; the norms make up for that.
+        N(0, 1 / C), small, so that what the blocks add soon outweighs what a token starts as.
 
         2 n_layer maps add to x. They start smaller by sqrt(2 n_layer), so that their sum does not
         grow with the number of blocks (GPT-2, section 2.3).
@@ -330,7 +330,7 @@ def schedule(spent, cfg):
 def make_optimizers(model, cfg):
     """AdamW: Adam that also draws weights to zero, against memorizing (arXiv:1711.05101).
 
-    Gains and biases are spared: they are few, and a gain's rest is at 1.
+    Gains and biases are spared: they are few, and 1, not 0, is where a gain does nothing.
     """
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]

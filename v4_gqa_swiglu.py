@@ -1,8 +1,9 @@
 """v4: the block of Llama, a cache for generation, and Muon.
 
-Same as v3: tokens, evaluation, checkpoints, the training loop.
+Same as v3: tokens, evaluation; checkpoints and training but for single lines.
 New:
-  - `RMSNorm` (arXiv:1910.07467): a LayerNorm without mean and bias, which computes less.
+  - `RMSNorm` (arXiv:1910.07467): a LayerNorm without mean and bias, which were found to add
+    nothing. The model now has no bias at all.
   - `MLP` as SwiGLU (arXiv:2002.05202): one map gates another, so that units can multiply.
   - Grouped queries (GQA, arXiv:2305.13245): n_kv_head heads of keys and values for n_head of
     queries, because keys and values are what generation must keep and read.
@@ -60,7 +61,7 @@ class Config:
     data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
     tokenizer: str = ""  # a tokenizer.json; if empty, one is learned from the training split
     vocab_size: int = 0  # tokens (0: 512 to 4096, one per 256 bytes of text, to see each often)
-    allowed_chars: str = ""  # merge these only, and leave all others as single bytes; if empty, all
+    allowed_chars: str = ""  # merge these only, e.g. letters, to keep digits apart; if empty, all
     block_size: int = 256  # context length in tokens
     batch_size: int = 8  # windows of block_size tokens per step
     n_layer: int = 4  # transformer blocks
@@ -68,15 +69,15 @@ class Config:
     n_kv_head: int = 2  # heads of keys and values per block
     n_embd: int = 128  # width of the model
     d_ff: int = 0  # width inside the MLP (0: 8/3 of --n-embd, rounded up to a multiple of 32)
-    rope_base: float = 10_000.0  # the slowest pair turns once in about 2 pi rope_base positions
+    rope_base: float = 10_000.0  # the larger, the slower turn RoPE's slow pairs
     dropout: float = 0.0  # probability of zeroing an activation in training
     dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
     optimizer: Literal["muon", "adamw"] = "muon"  # of the blocks' matrices
     muon_learning_rate: float = 0.04  # of the blocks' matrices with muon, at its peak
     adamw_learning_rate: float = 0.006  # of the blocks' matrices with adamw, at its peak
-    learning_rate: float = 0.03  # of AdamW for embeddings and gains, at its peak
+    learning_rate: float = 0.03  # of AdamW for the rest, at its peak; matrices had kept it low
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
-    weight_decay: float = 0.5  # of matrices and embeddings; half of v3's, at a higher rate
+    weight_decay: float = 0.5  # of matrices and embeddings; v3's is too much at these rates
     grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
     max_steps: int = 750  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
@@ -149,7 +150,7 @@ def encode_split(cfg, start, stop, sha256, tokenizer):
     if not path.exists():
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         blocks = tqdm(read_blocks(cfg.data, start, stop), "encoding", delay=5, disable=None)
-        ids = [np.array(block, dtype) for block in tokenizer.encode_blocks(blocks)]
+        ids = [np.array(block, dtype) for block in tokenizer.encode_blocks(blocks)]  # as one text
         buffer = io.BytesIO()
         np.save(buffer, np.concatenate(ids))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,13 +237,13 @@ class CausalSelfAttention(nn.Module):
     """softmax((R_m q) . (R_n k) / sqrt(D)) v for a query at m and a key at n <= m.
 
     H heads of queries share K heads of keys and values. Each step of generation must read the
-    whole cache, which holds K / H of the numbers that it would hold with K = H.
+    whole cache: K heads in place of H.
     """
 
     def __init__(self, cfg):
         super().__init__()
         self.n_head, self.n_kv_head, head_dim = cfg.n_head, cfg.n_kv_head, cfg.n_embd // cfg.n_head
-        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)  # three maps, each Muon's own
+        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)  # three: Muon takes each alone
         self.k_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * head_dim, bias=False)
         self.v_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * head_dim, bias=False)
         self.out_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
@@ -314,7 +315,7 @@ class LanguageModel(nn.Module):
 
     def init_weights(self, cfg):
         """Linear maps: N(0, 1 / inputs), which keeps the variance of what they read. Embeddings:
-        N(0, 1 / C), small beside what the blocks add to them; the norms make up for that.
+        N(0, 1 / C), small, so that what the blocks add soon outweighs what a token starts as.
 
         2 n_layer maps add to x. They start smaller by sqrt(2 n_layer), so that their sum does not
         grow with the number of blocks (GPT-2, section 2.3).
@@ -362,8 +363,8 @@ def orthogonalize(G, steps):
     """About U V^T for each G = U diag(s) V^T (..., m, n): all singular values near 1.
 
     A Newton-Schulz step takes each s to a s + b s^3 + c s^5, by products alone: 0.1 goes to 0.34,
-    0.99, 0.71. Jordan chose a, b, c to raise small s fast, at the price of stopping near 1 only:
-    three steps take all from 0.05 up to between 0.6 and 1.3.
+    0.99, 0.71. Jordan chose a, b, c to raise small s fast, at the price that large s never settle
+    at 1: after three steps every s that was above 0.05 is between 0.6 and 1.3.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     X = G.mT if G.size(-2) > G.size(-1) else G
@@ -379,9 +380,9 @@ class Muon(torch.optim.Optimizer):
     W = (1 - lr wd) W - lr sqrt(max(1, m / n)) U V^T.
 
     A gradient is dominated by a few directions; with all singular values alike, the others are
-    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1, or
-    sqrt(n / m) if it is tall; the root makes each output move alike. torch.optim.Muon has mu 0.95
-    and 5 steps: a short run wants a shorter memory, and 3 steps do as well here.
+    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1, in a
+    tall matrix sqrt(n / m): sqrt(max(1, m / n)) makes every output move alike. torch.optim.Muon
+    has mu 0.95 and 5 steps: a short run wants a shorter memory, and 3 steps do as well here.
     """
 
     def __init__(self, params, lr=0.0, weight_decay=0.0, momentum=0.9, steps=3):
@@ -404,7 +405,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model, cfg):
-    """AdamW for embeddings and gains (arXiv:1711.05101); for the blocks' matrices --optimizer."""
+    """For the blocks' matrices --optimizer; AdamW for gains and the embedding, whose rows are
+    looked up one by one: most have no gradient in a step, and Muon would move them all the same.
+    """
     matrices = [m.weight for m in model.blocks.modules() if isinstance(m, nn.Linear)]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     lr, decay = cfg.learning_rate, cfg.weight_decay

@@ -8,7 +8,7 @@ New:
   - `Block`: attention and MLP propose a point each; x moves towards it by a learned share alpha.
   - `Scale`: factors s_qk, s_u, s_v, s_z give back the sizes that cosines cannot have.
   - A head of its own, as in the paper: what a token means and what predicts it need not be the
-    same vector. That costs 42 % more parameters, and part of the gain over v4 is its.
+    same vector. It costs 42 % more parameters, and part of the gain over v4 is owed to it.
   - `SOAP` (arXiv:2409.11321), a third choice of --optimizer.
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER
 Measured: MEASURED
@@ -61,7 +61,7 @@ class Config:
     data: str = "input.txt"  # UTF-8 text; the last tenth of its characters is the validation split
     tokenizer: str = ""  # a tokenizer.json; if empty, one is learned from the training split
     vocab_size: int = 0  # tokens (0: 512 to 4096, one per 256 bytes of text, to see each often)
-    allowed_chars: str = ""  # merge these only, and leave all others as single bytes; if empty, all
+    allowed_chars: str = ""  # merge these only, e.g. letters, to keep digits apart; if empty, all
     block_size: int = 256  # context length in tokens
     batch_size: int = 8  # windows of block_size tokens per step
     n_layer: int = 4  # transformer blocks
@@ -69,7 +69,7 @@ class Config:
     n_kv_head: int = 2  # heads of keys and values per block
     n_embd: int = 128  # width of the model
     d_ff: int = 0  # width inside the MLP (0: 8/3 of --n-embd, rounded up to a multiple of 32)
-    rope_base: float = 10_000.0  # the slowest pair turns once in about 2 pi rope_base positions
+    rope_base: float = 10_000.0  # the larger, the slower turn RoPE's slow pairs
     dropout: float = 0.0  # probability of zeroing an activation in training
     dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
     optimizer: Literal["muon", "adamw", "soap"] = "muon"  # of the blocks' matrices
@@ -149,7 +149,7 @@ def encode_split(cfg, start, stop, sha256, tokenizer):
     if not path.exists():
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         blocks = tqdm(read_blocks(cfg.data, start, stop), "encoding", delay=5, disable=None)
-        ids = [np.array(block, dtype) for block in tokenizer.encode_blocks(blocks)]
+        ids = [np.array(block, dtype) for block in tokenizer.encode_blocks(blocks)]  # as one text
         buffer = io.BytesIO()
         np.save(buffer, np.concatenate(ids))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,8 +201,9 @@ class Scale(nn.Module):
     """Learned factors that start at `init`, kept as numbers that start at `stored`.
 
     Adam moves each stored number by about the learning rate a step, so that a factor changes by
-    init / stored times that (section 2.5): `stored` sets how fast it learns. 1 / sqrt(C) is the
-    size of a matrix's entries, and so as fast as they; 1 is slower. All values are the paper's.
+    init / stored times that (section 2.5): `stored` sets how fast it learns. At 1 / sqrt(C), the
+    size of a matrix's entries, it learns as fast as they do, at 1 more slowly. The values are
+    the paper's, but for that of s_z.
     """
 
     def __init__(self, shape, init, stored):
@@ -248,14 +249,14 @@ def rotate(x, cos, sin):
 class CausalSelfAttention(nn.Module):
     """softmax(q . k sqrt(D)) v, q = s_qk R_m q' / |q'|, k = s_qk R_n k' / |k'| (equations 15, 16).
 
-    s_qk (K, D): a factor for each coordinate of a key/value head and of the queries that read it,
-    as in the paper after the rotation; so a score depends on more than the distance.
+    s_qk (K, D): a factor for each coordinate of a key/value head and of the queries that read it.
+    It comes after the rotation, as in the paper: a score depends on more than the distance.
     """
 
     def __init__(self, cfg):
         super().__init__()
         self.n_head, self.n_kv_head, head_dim = cfg.n_head, cfg.n_kv_head, cfg.n_embd // cfg.n_head
-        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)  # three maps, each Muon's own
+        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)  # three: Muon takes each alone
         self.k_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * head_dim, bias=False)
         self.v_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * head_dim, bias=False)
         self.out_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
@@ -329,7 +330,8 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
         self.head = nn.Linear(cfg.n_embd, vocab_size, bias=False)
-        self.s_z = Scale((vocab_size, 1), cfg.n_embd**0.5, cfg.n_embd**-0.5)  # not init 1: slow
+        # The paper's s_z starts at 1: all logits are between -1 and 1, and training starts slowly.
+        self.s_z = Scale((vocab_size, 1), cfg.n_embd**0.5, cfg.n_embd**-0.5)
         self.normalize_matrices()  # keeps only the directions of torch's own initialization
 
     @torch.no_grad()
@@ -375,8 +377,8 @@ def orthogonalize(G, steps):
     """About U V^T for each G = U diag(s) V^T (..., m, n): all singular values near 1.
 
     A Newton-Schulz step takes each s to a s + b s^3 + c s^5, by products alone: 0.1 goes to 0.34,
-    0.99, 0.71. Jordan chose a, b, c to raise small s fast, at the price of stopping near 1 only:
-    three steps take all from 0.05 up to between 0.6 and 1.3.
+    0.99, 0.71. Jordan chose a, b, c to raise small s fast, at the price that large s never settle
+    at 1: after three steps every s that was above 0.05 is between 0.6 and 1.3.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     X = G.mT if G.size(-2) > G.size(-1) else G
@@ -392,9 +394,9 @@ class Muon(torch.optim.Optimizer):
     W = (1 - lr wd) W - lr sqrt(max(1, m / n)) U V^T.
 
     A gradient is dominated by a few directions; with all singular values alike, the others are
-    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1, or
-    sqrt(n / m) if it is tall; the root makes each output move alike. torch.optim.Muon has mu 0.95
-    and 5 steps: a short run wants a shorter memory, and 3 steps do as well here.
+    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1, in a
+    tall matrix sqrt(n / m): sqrt(max(1, m / n)) makes every output move alike. torch.optim.Muon
+    has mu 0.95 and 5 steps: a short run wants a shorter memory, and 3 steps do as well here.
     """
 
     def __init__(self, params, lr=0.0, weight_decay=0.0, momentum=0.9, steps=3):
@@ -422,8 +424,8 @@ class SOAP(torch.optim.Optimizer):
     L = mean of G G^T = Q_L diag Q_L^T, R = mean of G^T G = Q_R diag Q_R^T;
     W = W - lr Q_L Adam(Q_L^T G Q_R) Q_R^T.
     Adam scales each number of G as if it were independent of the others; in this basis it nearly
-    is. The first gradient only sets the basis, which follows L and R every `frequency` steps. It
-    turns so little then that V may stay.
+    is. The first gradient only sets the basis, which follows L and R every `frequency` steps, each
+    time by so little that V stays as it is. L and R average over 20 steps, the paper's beta2.
     """
 
     def __init__(self, params, lr=0.0, betas=(0.8, 0.95), eps=1e-8, frequency=10):
@@ -454,7 +456,7 @@ class SOAP(torch.optim.Optimizer):
         p.sub_(Q_L @ (mean / (square.sqrt() + group["eps"])) @ Q_R.T, alpha=group["lr"])
         state["L"].lerp_(G @ G.T, 1 - beta2)
         state["R"].lerp_(G.T @ G, 1 - beta2)
-        if state["step"] % group["frequency"] == 0:  # a power iteration, made orthogonal again
+        if state["step"] % group["frequency"] == 0:  # a power iteration puts the largest first
             state["Q_L"] = torch.linalg.qr(state["L"] @ Q_L)[0]
             state["Q_R"] = torch.linalg.qr(state["R"] @ Q_R)[0]
 

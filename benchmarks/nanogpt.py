@@ -26,8 +26,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-FLAGS = {"device": "cpu", "compile": False, "eval_iters": 20, "log_interval": 1, "block_size": 64, "batch_size": 12}
-FLAGS |= {"n_layer": 4, "n_head": 4, "n_embd": 128, "max_iters": 2000, "lr_decay_iters": 2000, "dropout": 0.0}
+FLAGS = {
+    "device": "cpu",
+    "compile": False,
+    "eval_iters": 20,
+    "log_interval": 1,
+    "block_size": 64,
+    "batch_size": 12,
+}
+FLAGS |= {
+    "n_layer": 4,
+    "n_head": 4,
+    "n_embd": 128,
+    "max_iters": 2000,
+    "lr_decay_iters": 2000,
+    "dropout": 0.0,
+}
 STEP = re.compile(r"^iter (\d+): loss [\d.]+, time ([\d.]+)ms", re.MULTILINE)
 ESTIMATE = re.compile(r"^step (\d+): train loss [\d.]+, val loss ([\d.]+)", re.MULTILINE)
 
@@ -44,7 +58,9 @@ def prepare(data, folder):
     ids[cut:].tofile(folder / "val.bin")
     meta = {"vocab_size": len(chars), "itos": dict(enumerate(chars)), "stoi": number}
     (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
-    return ids[cut - 1 :], len(text[cut:].encode())  # with the last id of training, to predict the first from
+    return ids[cut - 1 :], len(
+        text[cut:].encode()
+    )  # with the last id of training, to predict the first from
 
 
 def training_seconds(times, evaluated):
@@ -73,7 +89,11 @@ def score(checkout, path, ids, n_bytes):
         window = torch.from_numpy(ids[start : start + size + 1].astype(np.int64))[None]
         _, loss = model(window[:, :-1], window[:, 1:])
         nats += loss.item() * (window.size(1) - 1)
-    return sum(p.numel() for p in model.parameters()), nats / (len(ids) - 1), nats / math.log(2) / n_bytes
+    return (
+        sum(p.numel() for p in model.parameters()),
+        nats / (len(ids) - 1),
+        nats / math.log(2) / n_bytes,
+    )
 
 
 def run_nanogpt(checkout, data, seed, **flags):
@@ -82,22 +102,32 @@ def run_nanogpt(checkout, data, seed, **flags):
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         source = (checkout / "train.py").read_text(encoding="utf-8")
-        (work / "train.py").write_text(source.replace("manual_seed(1337", f"manual_seed({seed}"), encoding="utf-8")
+        (work / "train.py").write_text(
+            source.replace("manual_seed(1337", f"manual_seed({seed}"), encoding="utf-8"
+        )
         for part in ("model.py", "configurator.py"):
             shutil.copy(checkout / part, work)
         shutil.copytree(checkout / "config", work / "config")
         ids, n_bytes = prepare(data, work / "data" / "text")
         command = [sys.executable, "-u", "train.py", "config/train_shakespeare_char.py"]
-        command += [f"--{key}={value}" for key, value in flags.items()] + ["--dataset=text", "--out_dir=out"]
+        command += [f"--{key}={value}" for key, value in flags.items()] + [
+            "--dataset=text",
+            "--out_dir=out",
+        ]
         began = time.perf_counter()
-        done = subprocess.run(command, cwd=work, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
+        done = subprocess.run(
+            command, cwd=work, check=True, stdout=subprocess.PIPE, text=True, env=os.environ
+        )
         wall = time.perf_counter() - began
         parameters, nats, bits = score(checkout, work / "out" / "ckpt.pt", ids, n_bytes)
     times = {int(step): float(ms) / 1000 for step, ms in STEP.findall(done.stdout)}
     estimates = {int(step): float(loss) for step, loss in ESTIMATE.findall(done.stdout)}
     bits_per_nat = (len(ids) - 1) / n_bytes / math.log(2)
     curve = [
-        (training_seconds({s: t for s, t in times.items() if s < step}, estimates), loss * bits_per_nat)
+        (
+            training_seconds({s: t for s, t in times.items() if s < step}, estimates),
+            loss * bits_per_nat,
+        )
         for step, loss in estimates.items()
         if step
     ]
@@ -120,10 +150,17 @@ def main():
     parser.add_argument("--seed", type=int, default=1337)
     parser.add_argument("--steps", type=int, default=FLAGS["max_iters"])
     args = parser.parse_args()
-    run = run_nanogpt(args.checkout, args.data, args.seed, max_iters=args.steps, lr_decay_iters=args.steps)
+    run = run_nanogpt(
+        args.checkout, args.data, args.seed, max_iters=args.steps, lr_decay_iters=args.steps
+    )
     speed = run["tokens"] / run["seconds"]
-    print(f"nanoGPT: {run['nats']:.4f} nats/character | {run['bits_per_byte']:.4f} bits/byte", end=" | ")
-    print(f"{run['seconds']:.1f} s of training | {speed:,.0f} tokens/s | {run['parameters']:,} parameters")
+    print(
+        f"nanoGPT: {run['nats']:.4f} nats/character | {run['bits_per_byte']:.4f} bits/byte",
+        end=" | ",
+    )
+    print(
+        f"{run['seconds']:.1f} s of training | {speed:,.0f} tokens/s | {run['parameters']:,} parameters"
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,15 @@ from nbclient import NotebookClient
 from PIL import Image
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-SHOWN = {"1": 0, "2": 1, "3": 2, "4": 0, "5": 2, "6": 1, "7": 0}  # the picture that stands for each in the README
+SHOWN = {
+    "1": 0,
+    "2": 1,
+    "3": 2,
+    "4": 0,
+    "5": 2,
+    "6": 1,
+    "7": 0,
+}  # the picture that stands for each in the README
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -28,7 +36,9 @@ METADATA = {
 
 def execute(notebook, folder=NOTEBOOKS, timeout=600):
     """Run all cells of a notebook, in place, each for at most `timeout` seconds. Raises CellExecutionError."""
-    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}})
+    client = NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}}
+    )
     client.execute()
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
@@ -39,9 +49,13 @@ def execute(notebook, folder=NOTEBOOKS, timeout=600):
 def write_thumbnail(notebook, path, width=240):
     """One picture of a notebook, made small, in thumbnails/ beside it."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    pictures = [
+        output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})
+    ]
     picture = Image.open(io.BytesIO(base64.b64decode(pictures[SHOWN[path.name[0]]]))).convert("RGB")
-    small = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+    small = picture.resize(
+        (width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS
+    )
     target = path.parent / "thumbnails" / f"{path.stem}.png"
     target.parent.mkdir(exist_ok=True)
     small.quantize(64).save(target, optimize=True)

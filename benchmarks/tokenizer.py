@@ -47,7 +47,9 @@ def make_prose(path, size):
     rng, text = random.Random(0), Path(path).read_text("utf-8")
     out = text[:size]
     while len(out) < size:
-        out += re.sub(r"\w+", lambda m: m[0] + rng.choice("aeinrst") if rng.random() < 0.02 else m[0], text)
+        out += re.sub(
+            r"\w+", lambda m: m[0] + rng.choice("aeinrst") if rng.random() < 0.02 else m[0], text
+        )
     return out[:size]
 
 
@@ -90,9 +92,13 @@ def peer_trainers():
             pre = tokenizers.pre_tokenizers
             tok = tokenizers.Tokenizer(tokenizers.models.BPE())
             split = pre.Split(tokenizers.Regex(PATTERNS[PATTERN]), "isolated")
-            tok.pre_tokenizer = pre.Sequence([split, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+            tok.pre_tokenizer = pre.Sequence(
+                [split, pre.ByteLevel(add_prefix_space=False, use_regex=False)]
+            )
             trainer = tokenizers.trainers.BpeTrainer(
-                vocab_size=vocab_size, initial_alphabet=pre.ByteLevel.alphabet(), show_progress=False
+                vocab_size=vocab_size,
+                initial_alphabet=pre.ByteLevel.alphabet(),
+                show_progress=False,
             )
             tok.train_from_iterator(blocks, trainer)
             return tok
@@ -177,7 +183,10 @@ def encoding(name, tok, text, runs):
         tok._cache.clear()
         tok.encode(text)
 
-    jobs = {"ours, empty cache": cold, "ours": lambda: tok.encode(text)}  # in this order: the first fills the cache
+    jobs = {
+        "ours, empty cache": cold,
+        "ours": lambda: tok.encode(text),
+    }  # in this order: the first fills the cache
     times = medians(jobs | {peer: lambda f=f: f(text) for peer, f in peers.items()}, runs)
     speed = {who: len(text.encode()) / 1e6 / t for who, t in times.items()}
     print(f"  {name}: " + ", ".join(f"{who} {s:.1f} MB/s" for who, s in speed.items()))
@@ -207,7 +216,12 @@ def long_chunk(tok, runs):
     jobs = {1: lambda: tok.encode(letters[:100_000]), 10: lambda: tok.encode(letters)}
     times = medians(jobs, runs)
     print(f"  one chunk: 100,000 letters {times[1]:.2f} s, 1,000,000 letters {times[10]:.2f} s")
-    row("one chunk of 1,000,000 letters: seconds / seconds for 100,000", times[10] / times[1], 15, 11)
+    row(
+        "one chunk of 1,000,000 letters: seconds / seconds for 100,000",
+        times[10] / times[1],
+        15,
+        11,
+    )
 
 
 def memory(text, runs):
@@ -217,15 +231,26 @@ def memory(text, runs):
 
         def peak(repeats):
             command = [sys.executable, "-c", CHILD, str(ROOT), str(path), str(repeats)]
-            return int(subprocess.run(command, capture_output=True, check=True, env=os.environ).stdout)
+            return int(
+                subprocess.run(command, capture_output=True, check=True, env=os.environ).stdout
+            )
 
-        sizes = {repeats: statistics.median(peak(repeats) for _ in range(runs)) for repeats in (1, 10)}
+        sizes = {
+            repeats: statistics.median(peak(repeats) for _ in range(runs)) for repeats in (1, 10)
+        }
     print(f"  peak memory of the process: {sizes[1]:,.0f} and {sizes[10]:,.0f} (kB on Linux)")
-    row("peak memory, training on 10 times the text from a streamed file", sizes[10] / sizes[1], 1.2, 1.05)
+    row(
+        "peak memory, training on 10 times the text from a streamed file",
+        sizes[10] / sizes[1],
+        1.2,
+        1.05,
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prose", default=ROOT / "input.txt", help="a UTF-8 text file")
     parser.add_argument("--code-mb", type=float, default=50)
     parser.add_argument("--runs", type=int, default=5)

@@ -93,18 +93,25 @@ def shuffled(items, uniform):
 
 def teachable(low):
     """Whether a band from `low` on may be held out: its steps occur in training with other numbers."""
-    after = [n // 1000 for n in range(low, low + BAND) if n % 1000 == 0]  # 37 where 36,999 is followed by 37,000
+    after = [
+        n // 1000 for n in range(low, low + BAND) if n % 1000 == 0
+    ]  # 37 where 36,999 is followed by 37,000
     return low > 2000 and all(thousands > 20 and thousands % 10 for thousands in after)
 
 
 def draw_bands(uniform):
     """First numbers of the bands, for validation (20) and test (10): in each third of each ten thousand lies one."""
     validation, test = [], []
-    third, margin = LAST // 30, 200  # so bands are 400 apart, and moving aside from one leads into no other
+    third, margin = (
+        LAST // 30,
+        200,
+    )  # so bands are 400 apart, and moving aside from one leads into no other
     for first in range(0, 30, 3):
         lows = []
         while len(lows) < 3:
-            low = (first + len(lows)) * third + margin + int(uniform() * (third - BAND - 2 * margin))
+            low = (
+                (first + len(lows)) * third + margin + int(uniform() * (third - BAND - 2 * margin))
+            )
             lows += [low] * teachable(low)
         chosen = int(uniform() * 3)
         test.append(lows.pop(chosen))
@@ -117,7 +124,9 @@ def draw_inside(bands, texts, uniform):
     return [
         start
         for low in bands
-        for start in sorted(shuffled(range(low, low + BAND - NUMBERS + 1), uniform)[: texts // len(bands)])
+        for start in sorted(
+            shuffled(range(low, low + BAND - NUMBERS + 1), uniform)[: texts // len(bands)]
+        )
     ]
 
 
@@ -132,9 +141,13 @@ def aside(start, bands):
 
 def has_own_form(end):
     """Whether few other hundreds or thousands end as the one before `end` does."""
-    if end % 1000:  # "... thousand and ninety nine" to "... thousand one hundred": there was no hundred before
+    if (
+        end % 1000
+    ):  # "... thousand and ninety nine" to "... thousand one hundred": there was no hundred before
         return end % 1000 == 100
-    return end < 20_000 or end % 10_000 == 1000  # each its own word; "thirty thousand ..." to "thirty one thousand"
+    return (
+        end < 20_000 or end % 10_000 == 1000
+    )  # each its own word; "thirty thousand ..." to "thirty one thousand"
 
 
 def draw_training(bands, size, uniform):
@@ -143,7 +156,9 @@ def draw_training(bands, size, uniform):
     for end in range(100, LAST + 1, 100):
         often = OFTEN if end == 1000 or end % 10_000 == 0 else 0
         texts = often or (MORE if has_own_form(end) else ACROSS)[100 if end % 1000 else 1000]
-        starts += [end - 1 - int(uniform() * (NUMBERS - 1)) for _ in range(texts)]  # end - 1 and end are both in
+        starts += [
+            end - 1 - int(uniform() * (NUMBERS - 1)) for _ in range(texts)
+        ]  # end - 1 and end are both in
     starts = [aside(start, bands) for start in starts]
     left = size - sum(map(characters, starts))
 
@@ -167,7 +182,9 @@ def draw(seed=SEED):
     validation_bands, test_bands = draw_bands(uniform)
     validation = draw_inside(validation_bands, VALIDATION, uniform)
     test = draw_inside(test_bands, TEST, uniform)
-    size = 9 * sum(map(characters, validation))  # of training: floor(0.9 * all) is then where it ends
+    size = 9 * sum(
+        map(characters, validation)
+    )  # of training: floor(0.9 * all) is then where it ends
     training = draw_training(validation_bands + test_bands, size, uniform)
     return shuffled(training, uniform), shuffled(validation, uniform), test
 
@@ -209,7 +226,9 @@ def write_files(seed, out):
     beside = out.with_name(out.stem + "_test.json")
     write_atomically(out, text)
     write_atomically(beside, json.dumps([exercise(start) for start in test], indent=1) + "\n")
-    print(f"{out}: {len(training)} texts for training, then {len(validation)} for validation, {len(text):,} characters")
+    print(
+        f"{out}: {len(training)} texts for training, then {len(validation)} for validation, {len(text):,} characters"
+    )
     print(f"{beside}: {len(test)} prompts and answers")
 
 
@@ -221,7 +240,9 @@ class Arguments(argparse.ArgumentParser):
 
 
 def main(arguments=None):
-    parser = Arguments(prog="counting.py", description="Write a text that counts, and a test of counting on.")
+    parser = Arguments(
+        prog="counting.py", description="Write a text that counts, and a test of counting on."
+    )
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--out", type=Path, default=ROOT / "counting.txt", metavar="FILE")
     options = parser.parse_args(arguments)

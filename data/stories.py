@@ -136,7 +136,9 @@ class Pen:
         choice = compiled(tuple(literals), tuple(weights))
         index = self.pick(choice) if len(literals) > 1 else 0
         if len(literals) > 1:
-            self.steps.append(Step(self.offset, literals[index], choice.bits[index], choice.entropy))
+            self.steps.append(
+                Step(self.offset, literals[index], choice.bits[index], choice.entropy)
+            )
         self.emit(literals[index])
         return index
 
@@ -177,14 +179,18 @@ class Reader(Pen):
             if self.source.startswith(literal, self.offset):
                 return index
         found = self.source[self.offset : self.offset + 30]
-        raise ParseError(self.offset, f"none of {len(choice.literals)} alternatives matches {found!r}")
+        raise ParseError(
+            self.offset, f"none of {len(choice.literals)} alternatives matches {found!r}"
+        )
 
     def put(self, text):
         if not self.source.startswith(text, self.offset):
             found = self.source[self.offset : self.offset + len(text)]
             agree = len(os.path.commonprefix([text, found]))
             expected = text[agree : agree + 30]
-            raise ParseError(self.offset + agree, f"expected {expected!r}, found {found[agree:][:30]!r}")
+            raise ParseError(
+                self.offset + agree, f"expected {expected!r}, found {found[agree:][:30]!r}"
+            )
 
     def at_end(self):
         return self.source.startswith("\n", self.offset) and len(self.source) == self.offset + 1
@@ -1487,10 +1493,14 @@ at the house of [a:trade]
 [pet_title] [pet_word]
 """
 
-GENDER = {name: gender for names, gender in ((WOMEN, "she"), (MEN, "he")) for name in read_words(names)}
+GENDER = {
+    name: gender for names, gender in ((WOMEN, "she"), (MEN, "he")) for name in read_words(names)
+}
 LISTS = {name: read_words(text) for name, text in WORDS.items()}
 LISTS["riddle"] = [question for question, _ in RIDDLES]
-LISTS["name"] = [name for pair in zip(read_words(WOMEN), read_words(MEN), strict=True) for name in pair]
+LISTS["name"] = [
+    name for pair in zip(read_words(WOMEN), read_words(MEN), strict=True) for name in pair
+]
 GROUPS = read_grammar(GRAMMAR)
 # A story draws without replacement, except from these.
 MAY_REPEAT = set("few said asked cried weekday purse meal upto place pet_name".split())
@@ -1504,7 +1514,11 @@ DRESS = {  # the adjectives that fit
     "food": "food_word",
     "fruit": "food_word",
 }
-DRESSED_FORMS = {"a": ("a", ""), "A": ("A", ""), "s": ("", "plain s")}  # forms of adjective and noun
+DRESSED_FORMS = {
+    "a": ("a", ""),
+    "A": ("A", ""),
+    "s": ("", "plain s"),
+}  # forms of adjective and noun
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -1646,10 +1660,14 @@ class Story:
         """Book the mentions in a lead that was put down at this place."""
         for begin, end, item in lead.mentions:
             first = byte + len(lead.text[:begin].encode())
-            opening = not lead.text[:begin].strip()  # the item itself tells which alternative was taken
+            opening = not lead.text[
+                :begin
+            ].strip()  # the item itself tells which alternative was taken
             for root in item.sources or [item]:
                 price = max(0.0, root.bits - (paid if opening else 0.0))
-                self.pen.recalls.append(Recall(start + begin, first - max(item.seen, root.seen), price))
+                self.pen.recalls.append(
+                    Recall(start + begin, first - max(item.seen, root.seen), price)
+                )
             item.seen = byte + len(lead.text[:end].encode())
             if item.gender:
                 item.gender.seen = item.seen
@@ -1675,14 +1693,18 @@ class Story:
         """Put down a Drawn or Either node and remember what it says if it has a name."""
         before = len(self.pen.steps)
         key, text, borrowed = self.branch(self.options(node), following)
-        dressed = key and key[0] in DRESS.values()  # the bare noun after the adjective remembers itself
+        dressed = (
+            key and key[0] in DRESS.values()
+        )  # the bare noun after the adjective remembers itself
         if isinstance(node, Drawn) and node.slot and not dressed:
             word = key[1][1] if isinstance(key[1], tuple) else text
             bits = math.fsum(step.bits for step in self.pen.steps[before:])
             seen = self.pen.byte - (len(following.encode()) if borrowed else 0)
             self.items[node.slot] = Item(word, bits, seen)
             if word in GENDER:
-                self.items[node.slot].gender = Item(GENDER[word], self.gender_bits(GENDER[word]), seen)
+                self.items[node.slot].gender = Item(
+                    GENDER[word], self.gender_bits(GENDER[word]), seen
+                )
         return text, borrowed
 
     def gender_bits(self, gender):
@@ -1705,7 +1727,9 @@ class Story:
             gap, group = ("\n\n", name[1:]) if name.startswith("/") else (" ", name)
             lines = self.fresh(group, GROUPS[group])
             for line in lines:
-                options.append(((group, line), (Fixed(gap), *parse_template(line)), 1.0 / len(lines)))
+                options.append(
+                    ((group, line), (Fixed(gap), *parse_template(line)), 1.0 / len(lines))
+                )
         key, _, _ = self.branch(options)
         return key[0]
 
@@ -1741,7 +1765,11 @@ class Story:
 
     def end(self):
         """One to three closing sentences."""
-        endings = [group for slot, group in (("saying", "end_kin"), ("pet_name", "end_pet")) if slot in self]
+        endings = [
+            group
+            for slot, group in (("saying", "end_kin"), ("pet_name", "end_pet"))
+            if slot in self
+        ]
         last = self.tell("/end_plain", *("/" + group for group in endings))
         while last != "end_plain":
             endings.remove(last)
@@ -2068,7 +2096,9 @@ def write_files(seed, stories, out):
     write_atomically(out, text)
     write_atomically(out.with_name(out.name + ".json"), json.dumps(facts, indent=2) + "\n")
     floor = facts["floor_bits_per_byte"]
-    print(f"{out}: {stories} stories, {facts['bytes']} bytes, validation {floor['validation']:.4f} bits/byte")
+    print(
+        f"{out}: {stories} stories, {facts['bytes']} bytes, validation {floor['validation']:.4f} bits/byte"
+    )
 
 
 def check(path):
@@ -2097,7 +2127,9 @@ class Arguments(argparse.ArgumentParser):
 
 def main(arguments=None):
     parser = Arguments(prog="stories.py", description="Write or check the story corpus.")
-    parser.add_argument("--check", metavar="FILE", type=Path, help="parse FILE and print its bits per byte")
+    parser.add_argument(
+        "--check", metavar="FILE", type=Path, help="parse FILE and print its bits per byte"
+    )
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--stories", type=positive, default=STORIES, metavar="N")
     parser.add_argument("--out", type=Path, default=ROOT / "input.txt", metavar="FILE")

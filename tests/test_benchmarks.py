@@ -32,12 +32,24 @@ def test_entropy_and_rare_tokens():
 def test_scaffold_prints_a_table_and_leaves_nothing_behind(tmp_path):
     text = (ROOT / "input.txt").read_text("utf-8")[:20_000]
     (tmp_path / "text.txt").write_text(text, encoding="utf-8", newline="")
-    command = [sys.executable, ROOT / "benchmarks" / "scaffold.py", "--data", "text.txt", "--vocab-sizes", "400"]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "scaffold.py",
+        "--data",
+        "text.txt",
+        "--vocab-sizes",
+        "400",
+    ]
     done = subprocess.run([*command, "--steps", "1"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()
+    ]
     assert [len(line) for line in lines] == [9] * 4
-    assert [line[:3] for line in lines[2:]] == [["text.txt", "400", "plain"], ["text.txt", "400", "scaffold"]]
+    assert [line[:3] for line in lines[2:]] == [
+        ["text.txt", "400", "plain"],
+        ["text.txt", "400", "scaffold"],
+    ]
     assert int(lines[2][3]) == 0 < int(lines[3][3]) and float(lines[3][8]) > 0
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
@@ -80,9 +92,13 @@ def test_a_peer_is_timed_without_its_evaluations_and_scored_exactly(tmp_path):
     text = "a bé" * 250
     (tmp_path / "text.txt").write_bytes(text.encode())
     run = nanogpt.run_nanogpt(tmp_path, tmp_path / "text.txt", 7)
-    assert run["bits_per_byte"] == pytest.approx(math.log2(4) * 100 / 125)  # 100 characters of validation, 125 bytes
+    assert run["bits_per_byte"] == pytest.approx(
+        math.log2(4) * 100 / 125
+    )  # 100 characters of validation, 125 bytes
     assert run["nats"] == pytest.approx(math.log(4)) and run["parameters"] == 4
-    assert run["seconds"] == pytest.approx(0.1 + 0.1 + 0.4 + 2 * 0.1)  # the median step for those that evaluated
+    assert run["seconds"] == pytest.approx(
+        0.1 + 0.1 + 0.4 + 2 * 0.1
+    )  # the median step for those that evaluated
     assert run["tokens"] == 5 * 12 * 64
     assert run["curve"] == [pytest.approx((0.3, 2 / math.log(2) * 100 / 125))]
 
@@ -94,18 +110,41 @@ def test_a_step_is_counted_and_its_time_shared_out(tmp_path, monkeypatch):
     flags += ["--block-size", "16", "--batch-size", "3", "--dtype", "float32"]
     training = step.Training("v1_transformer", flags)
     C, T, V = 8, 16, training.corpus.tokenizer.vocab_size
-    block = C * 3 * C + C * C + C * 4 * C * 2 + 2 * T * C  # q, k, v; out; the MLP; scores and their sums, per token
+    block = (
+        C * 3 * C + C * C + C * 4 * C * 2 + 2 * T * C
+    )  # q, k, v; out; the MLP; scores and their sums, per token
     assert training.flops() == 3 * 2 * 3 * T * (2 * block + C * V)
     shares = training.shares(3)
     assert sum(shares.values()) == pytest.approx(1) and min(shares.values()) > 0
     assert {"matrix products", "attention", "loss", "AdamW", "the rest"} <= shares.keys()
-    row = {"name": "`v1.py`", "parameters": 1000, "tokens": 48, "seconds": 0.002, "flops": 4_000_000, "shares": shares}
+    row = {
+        "name": "`v1.py`",
+        "parameters": 1000,
+        "tokens": 48,
+        "seconds": 0.002,
+        "flops": 4_000_000,
+        "shares": shares,
+    }
     *_, line = step.speed_table([row], {"float32": 10.0, "bfloat16": 20.0}).splitlines()
-    assert [cell.strip() for cell in line.strip("|").split("|")][2:] == ["2.0", "24,000", "0.00", "2", "20 %", "10 %"]
+    assert [cell.strip() for cell in line.strip("|").split("|")][2:] == [
+        "2.0",
+        "24,000",
+        "0.00",
+        "2",
+        "20 %",
+        "10 %",
+    ]
     (tmp_path / "model.py").write_text(MODEL)
-    monkeypatch.setattr(step, "matrix_peak", lambda dtype, device: 1.0)  # slow without bfloat16 units
+    monkeypatch.setattr(
+        step, "matrix_peak", lambda dtype, device: 1.0
+    )  # slow without bfloat16 units
     row, *_ = step.measure("v1_transformer", flags, 2, False, tmp_path)
-    assert (row["name"], row["parameters"], row["tokens"], row["flops"]) == ("nanoGPT as v1", V, 48, 0)
+    assert (row["name"], row["parameters"], row["tokens"], row["flops"]) == (
+        "nanoGPT as v1",
+        V,
+        48,
+        0,
+    )
     peer = step.Peer("v1_transformer", flags, tmp_path)
     peer.step()
     assert peer.model.logits.abs().min() > 0.9e-3  # each has moved by the learning rate, about
@@ -113,9 +152,13 @@ def test_a_step_is_counted_and_its_time_shared_out(tmp_path, monkeypatch):
 
 def test_generation_compares_like_with_like():
     v4 = importlib.import_module("v4_gqa_swiglu")
-    cfg = v4.Config(vocab_size=300, n_layer=2, n_embd=16, n_head=4, n_kv_head=1, d_ff=16, block_size=24)
+    cfg = v4.Config(
+        vocab_size=300, n_layer=2, n_embd=16, n_head=4, n_kv_head=1, d_ff=16, block_size=24
+    )
     found = generation.measure(v4, cfg, 8, 16, 1)
-    assert found[False][1] == 0 and found[True][1] == 2 * 2 * 4 * 1 * 23 * 4  # k and v, blocks, D, K, tokens, bytes
+    assert (
+        found[False][1] == 0 and found[True][1] == 2 * 2 * 4 * 1 * 23 * 4
+    )  # k and v, blocks, D, K, tokens, bytes
     whole = generation.measure(v4, replace(cfg, n_kv_head=4), 8, 16, 1)
     last = generation.table({1: found, 4: whole}).splitlines()[2:]
     assert [line.strip("| ").split(" | ")[-1] for line in last] == ["0.25", "1.00"]
@@ -128,7 +171,9 @@ def test_generation_compares_like_with_like():
 def steps_of_soap(module, make, n, **settings):
     """The matrices after each of n steps whose gradients are drawn, (n, numbers); and before them, (numbers,)."""
     torch.manual_seed(3)
-    cfg = module.Config(vocab_size=300, n_layer=1, n_embd=16, n_head=4, n_kv_head=2, d_ff=16, **settings)
+    cfg = module.Config(
+        vocab_size=300, n_layer=1, n_embd=16, n_head=4, n_kv_head=2, d_ff=16, **settings
+    )
     model = module.LanguageModel(cfg, 300)
     made, states = make(model, cfg), []
     matrices = made[-1].param_groups[0]["params"]
@@ -146,7 +191,9 @@ def steps_of_soap(module, make, n, **settings):
 def test_soap_in_the_place_of_muon_is_v5s_own():
     v5, v4 = importlib.import_module("v5_ngpt"), importlib.import_module("v4_gqa_swiglu")
     own, _ = steps_of_soap(v5, v5.make_optimizers, 14, optimizer="soap")
-    make = optimizers.with_soap(v5.make_optimizers, v5.Config().soap_learning_rate, optimizers.read_soap([]))
+    make = optimizers.with_soap(
+        v5.make_optimizers, v5.Config().soap_learning_rate, optimizers.read_soap([])
+    )
     assert torch.equal(own, steps_of_soap(v5, make, 14)[0])
     rising = optimizers.with_soap(v5.make_optimizers, 1.0, optimizers.read_soap(["warmup=100"]))
     risen = optimizers.with_soap(v5.make_optimizers, 0.01, optimizers.read_soap([]))
@@ -160,12 +207,25 @@ def test_soap_in_the_place_of_muon_is_v5s_own():
 
 
 def test_a_contestant_is_checked_before_anything_trains():
-    assert optimizers.contestant("v5 soap betas=0.9,0.99 frequency=5") == "v5 soap betas=0.9,0.99 frequency=5"
+    assert (
+        optimizers.contestant("v5 soap betas=0.9,0.99 frequency=5")
+        == "v5 soap betas=0.9,0.99 frequency=5"
+    )
     assert optimizers.contestant("v4 adamw") == "v4 adamw"
-    for name in ("v3 adamw", "v5", "", "v5 muon frequency=5", "v5 soap period=5", "v5 soap 5", "v5 soap frequency=x"):
+    for name in (
+        "v3 adamw",
+        "v5",
+        "",
+        "v5 muon frequency=5",
+        "v5 soap period=5",
+        "v5 soap 5",
+        "v5 soap frequency=x",
+    ):
         with pytest.raises(optimizers.argparse.ArgumentTypeError):
             optimizers.contestant(name)
-    assert optimizers.read_soap(["betas=0.9,0.99", "frequency=5"]) == dict(betas=(0.9, 0.99), frequency=5, warmup=0)
+    assert optimizers.read_soap(["betas=0.9,0.99", "frequency=5"]) == dict(
+        betas=(0.9, 0.99), frequency=5, warmup=0
+    )
 
 
 def test_contestants_have_four_blocks_whatever_the_seconds(monkeypatch):
@@ -187,11 +247,17 @@ def test_a_table_of_factors_alone_and_one_with_what_they_led_to():
     assert optimizers.table(tuned, {}, {}).splitlines()[2:] == ["| v5 soap | 0.400 | **0.300** |"]
     seconds, steps = [run, run | {"bits_per_byte": 0.6, "steps": 9}], [run, run | {"seconds": 4.0}]
     head, rule, row = optimizers.table(tuned, {"v5 soap": seconds}, {"v5 soap": steps}).splitlines()
-    assert row == "| v5 soap | 0.400 | **0.300** | 0.500 (0.400 to 0.600) | 8 | 0.400 (0.400 to 0.400) | 3 |"
+    assert (
+        row
+        == "| v5 soap | 0.400 | **0.300** | 0.500 (0.400 to 0.600) | 8 | 0.400 (0.400 to 0.400) | 3 |"
+    )
     assert head.count("|") == row.count("|") == rule.count("|") and "same steps (7)" in head
 
 
 def test_a_text_without_its_validation_split(tmp_path):
     (tmp_path / "text.txt").write_bytes("é\r\n".encode() * 100)
     (tmp_path / "copies").mkdir()
-    assert optimizers.training_split(tmp_path / "text.txt", tmp_path / "copies").read_bytes() == "é\r\n".encode() * 90
+    assert (
+        optimizers.training_split(tmp_path / "text.txt", tmp_path / "copies").read_bytes()
+        == "é\r\n".encode() * 90
+    )

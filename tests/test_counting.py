@@ -23,7 +23,9 @@ SHA256 = "7b5403b6e0826705b5fcc5ccd8dea27605ac4f6fd1cd344bbdb47fcd789feefd"
 
 def load(folder):
     """The module counting.py of a folder; two have this name, so neither can be imported by it."""
-    spec = importlib.util.spec_from_file_location(f"{folder}_counting", ROOT / folder / "counting.py")
+    spec = importlib.util.spec_from_file_location(
+        f"{folder}_counting", ROOT / folder / "counting.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -76,7 +78,9 @@ def test_known_numbers():
 
 def test_counting_up_down_and_in_steps():
     assert maker.count(9, 4) == "nine ten eleven twelve"
-    assert maker.count(1001, 3, -1) == "one thousand and one one thousand nine hundred and ninety nine"
+    assert (
+        maker.count(1001, 3, -1) == "one thousand and one one thousand nine hundred and ninety nine"
+    )
     assert maker.count(95, 3, 5) == "ninety five one hundred one hundred and five"
     for start in (1, 98, 999, 19_980, 99_990):
         assert maker.characters(start) == len(maker.count(start) + "\n")
@@ -100,9 +104,13 @@ def test_sizes_and_variety(starts):
     assert 4500 < len(training) < 5500
     assert 1 <= min(training) and max(training) <= 100_000
     for held_out in (validation, test):  # as many in every ten thousand
-        assert {sum(start // 10_000 == i for start in held_out) for i in range(10)} == {len(held_out) // 10}
+        assert {sum(start // 10_000 == i for start in held_out) for i in range(10)} == {
+            len(held_out) // 10
+        }
     neighbours = [abs(a - b) for a, b in zip(training, training[1:], strict=False)]
-    assert sum(neighbours) / len(neighbours) > 25_000  # shuffled: a sorted text would learn its end last
+    assert (
+        sum(neighbours) / len(neighbours) > 25_000
+    )  # shuffled: a sorted text would learn its end last
 
 
 def test_training_misses_nothing_else(starts):
@@ -114,7 +122,15 @@ def test_training_misses_nothing_else(starts):
     assert held_out <= missed
     for low in bands:  # a band belongs to one of the two
         assert (
-            len({name for name, split in (("v", validation), ("t", test)) for s in split if low <= s < low + 100}) == 1
+            len(
+                {
+                    name
+                    for name, split in (("v", validation), ("t", test))
+                    for s in split
+                    if low <= s < low + 100
+                }
+            )
+            == 1
         )
 
 
@@ -128,10 +144,17 @@ def test_every_step_that_is_like_no_other_is_trained(starts):
 
 def test_steps_with_a_form_of_their_own_are_trained_more(starts):
     """The step to "thirty one thousand" brings a word in, which happens at ten ends of 100."""
-    seen = Counter(number for start in starts[0] for number in range(start + 1, start + 50) if number % 1000 == 0)
+    seen = Counter(
+        number
+        for start in starts[0]
+        for number in range(start + 1, start + 50)
+        if number % 1000 == 0
+    )
     usual = [seen[end] for end in range(22_000, 100_000, 1000) if end % 10_000 > 1000]
     assert 5 <= sorted(usual)[len(usual) // 2] <= 10
-    assert sorted(seen[end] for end in range(11_000, 100_000, 10_000))[1] > 12  # one may lie in a band's way
+    assert (
+        sorted(seen[end] for end in range(11_000, 100_000, 10_000))[1] > 12
+    )  # one may lie in a band's way
 
 
 # --- files
@@ -149,13 +172,18 @@ def test_command_line_writes_the_same_files_every_time(tmp_path):
     out = tmp_path / "counting.txt"
     done = command("--out", out)
     assert done.returncode == 0 and "500 for validation" in done.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["counting.txt", "counting_test.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "counting.txt",
+        "counting_test.json",
+    ]
     test = (tmp_path / "counting_test.json").read_bytes()
     assert hashlib.sha256(out.read_bytes() + test).hexdigest() == SHA256
     lines = out.read_text(encoding="utf-8").split("\n")
     assert lines.pop() == ""
     training, validation, tested = maker.draw()
-    assert lines == [" ".join(maker.words(start + i) for i in range(50)) for start in training + validation]
+    assert lines == [
+        " ".join(maker.words(start + i) for i in range(50)) for start in training + validation
+    ]
     assert [maker.exercise(start) for start in tested] == json.loads(test)
 
 
@@ -164,7 +192,11 @@ def test_the_test_asks_for_47_of_50_numbers():
         exercise = maker.exercise(start)
         assert exercise["prompt"] == " ".join(maker.words(start + i) for i in range(3))
         assert exercise["answer"] == " ".join(maker.words(start + i) for i in range(3, 50))
-    assert maker.exercise(13, 2, -3) == {"start": 13, "prompt": "thirteen ten seven", "answer": "four one"}
+    assert maker.exercise(13, 2, -3) == {
+        "start": 13,
+        "prompt": "thirteen ten seven",
+        "answer": "four one",
+    }
 
 
 def test_command_line_errors(tmp_path):
@@ -208,10 +240,20 @@ def texts(exercises):
     "text, correct, exact, wer",
     [  # the answer: twelve thirteen fourteen fifteen sixteen
         (" twelve thirteen fourteen fifteen sixteen", 5, 1, 0.0),
-        (" twelve thirteen fourteen fifteen sixteen sixteen", 5, 1, 0.0),  # what comes later was not asked
+        (
+            " twelve thirteen fourteen fifteen sixteen sixteen",
+            5,
+            1,
+            0.0,
+        ),  # what comes later was not asked
         ("  twelve thirteen fourteen fifteen sixteen", 5, 0, 0.0),  # one space between all words
         ("twelve thirteen fourteen fifteen sixteen", 5, 0, 0.0),
-        (" twelve thirteen fourteen fifteen seventeen", 4, 0, 0.2),  # one word of five put in another's place
+        (
+            " twelve thirteen fourteen fifteen seventeen",
+            4,
+            0,
+            0.2,
+        ),  # one word of five put in another's place
         (" eleven twelve thirteen fourteen fifteen", 0, 0, 0.4),  # one added, one dropped
         (" twelve thirteen fifteen sixteen seventeen", 2, 0, 0.4),
         (" twelve thirteen", 2, 0, 0.6),  # three dropped
@@ -236,7 +278,11 @@ def test_a_number_that_goes_on_is_another_number():
         (996, " nine hundred and ninety nine one thousand and one", 1),
         (98, " one hundred and one one hundred and two one hundred and three", 3),
         (97, " one hundred one hundred and one", 2),
-        (99_997, " one hundred thousand one hundred thousand and one one hundred thousand and two", 3),
+        (
+            99_997,
+            " one hundred thousand one hundred thousand and one one hundred thousand and two",
+            3,
+        ),
         (19_996, " nineteen thousand nine hundred and ninety nine nineteen thousand", 1),
         (37, " forty fifty one", 1),  # 40 51: 40 was right
         (37, " forty one", 0),
@@ -244,12 +290,16 @@ def test_a_number_that_goes_on_is_another_number():
         exercises = ask(start, numbers=3)
         assert benchmark.score(exercises, [text])["correct"] == [correct], text
     figures = benchmark.score(ask(985), [" nine hundred and eighty nine and so on"])
-    assert figures["errors"] == [(985, 1, "nine hundred and eighty eight", "nine hundred and eighty nine and")]
+    assert figures["errors"] == [
+        (985, 1, "nine hundred and eighty eight", "nine hundred and eighty nine and")
+    ]
 
 
 def test_other_strides():
     assert ask(5, numbers=2, stride=-1)[0]["numbers"] == ["two", "one", "zero"]
-    assert ask(10, numbers=2, stride=100)[0]["answer"] == "three hundred and ten four hundred and ten"
+    assert (
+        ask(10, numbers=2, stride=100)[0]["answer"] == "three hundred and ten four hundred and ten"
+    )
     with pytest.raises(benchmark.Problem, match="999,999"):
         ask(5, stride=-1)
 
@@ -275,7 +325,9 @@ def test_word_error_rate_of_several_texts():
         wanted = [e["answer"].split() for e in exercises]
         cut = [" ".join(words).split()[: len(w)] for words, w in zip(said, wanted, strict=True)]
         rate = sum(map(edits, wanted, cut)) / sum(map(len, wanted))
-        assert benchmark.score(exercises, [" " + " ".join(words) for words in said])["wer"] == pytest.approx(rate)
+        assert benchmark.score(exercises, [" " + " ".join(words) for words in said])[
+            "wer"
+        ] == pytest.approx(rate)
 
 
 # --- models
@@ -302,12 +354,20 @@ def recite(exercises, texts, block_size=160):
     version = importlib.import_module("v2_bpe_rope")
     tokenizer = version.BPETokenizer()
     known = [tokenizer.encode(e["prompt"] + text) for e, text in zip(exercises, texts, strict=True)]
-    run = version.Run(None, version.Config(block_size=block_size), tokenizer, Reciter(known, tokenizer.vocab_size), 1)
+    run = version.Run(
+        None,
+        version.Config(block_size=block_size),
+        tokenizer,
+        Reciter(known, tokenizer.vocab_size),
+        1,
+    )
     return benchmark.write_on(version, run, exercises)
 
 
 def test_a_model_that_knows_the_answers_scores_fully_and_one_that_errs_once_does_not():
-    exercises = ask(981, 12_345, 991, 54_321, 99_995, numbers=7)  # two prompts of one length, others between
+    exercises = ask(
+        981, 12_345, 991, 54_321, 99_995, numbers=7
+    )  # two prompts of one length, others between
     figures = benchmark.score(exercises, recite(exercises, texts(exercises)))
     assert (figures["exact"], figures["correct"], figures["wer"]) == (5, [7] * 5, 0)
     answers = texts(exercises)
@@ -322,9 +382,20 @@ def test_a_model_that_knows_the_answers_scores_fully_and_one_that_errs_once_does
 def untrained(request, tmp_path_factory):
     """The folder of a run of one step, of a small model."""
     folder = tmp_path_factory.mktemp("untrained")
-    (folder / "text.txt").write_text("".join(maker.count(i) + "\n" for i in (1, 990, 30_000)), encoding="utf-8")
+    (folder / "text.txt").write_text(
+        "".join(maker.count(i) + "\n" for i in (1, 990, 30_000)), encoding="utf-8"
+    )
     version = importlib.import_module(request.param)
-    sizes = dict(n_layer=2, n_head=2, n_embd=32, block_size=40, batch_size=4, max_steps=1, evals=1, device="cpu")
+    sizes = dict(
+        n_layer=2,
+        n_head=2,
+        n_embd=32,
+        block_size=40,
+        batch_size=4,
+        max_steps=1,
+        evals=1,
+        device="cpu",
+    )
     if version.NAME != "v1_transformer":
         sizes["vocab_size"] = 280
     with pytest.MonkeyPatch.context() as patch:
@@ -347,7 +418,11 @@ def test_scoring_a_run_from_the_command_line(untrained, tmp_path, capsys):
     test.write_text(json.dumps([maker.exercise(start) for start in (30_001, 5)]), encoding="utf-8")
     assert benchmark.main([str(untrained), "--test", str(test), "--numbers", "3"]) == 0
     shown = capsys.readouterr().out
-    assert "2 prompts, 3 numbers each" in shown and "0 of 2" in shown and "from 30001: number 1" in shown
+    assert (
+        "2 prompts, 3 numbers each" in shown
+        and "0 of 2" in shown
+        and "from 30001: number 1" in shown
+    )
 
 
 def test_a_model_that_lacks_a_letter():
@@ -361,7 +436,19 @@ def test_training_and_scoring_from_the_command_line(tmp_path, capsys, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(maker.count(1) + "\n" + maker.count(50), encoding="utf-8")
     spec = "v1 --max-steps 2 --n-layer 1 --n-embd 8 --n-head 2 --block-size 16"
-    arguments = ["--train", spec, "--data", "text.txt", "--starts", "5", "60", "--numbers", "2", "--seeds", "4"]
+    arguments = [
+        "--train",
+        spec,
+        "--data",
+        "text.txt",
+        "--starts",
+        "5",
+        "60",
+        "--numbers",
+        "2",
+        "--seeds",
+        "4",
+    ]
     assert benchmark.main([*arguments, "--out", "runs"]) == 0
     shown = capsys.readouterr().out
     assert f"| `{spec}` | 0 | 0.0 | " in shown
@@ -370,7 +457,11 @@ def test_training_and_scoring_from_the_command_line(tmp_path, capsys, monkeypatc
 
 
 def test_bad_requests_end_in_one_line(tmp_path, capsys):
-    for name, config in (("empty", None), ("v0", '{"version": "v0_bigram"}'), ("evil", '{"version": "os"}')):
+    for name, config in (
+        ("empty", None),
+        ("v0", '{"version": "v0_bigram"}'),
+        ("evil", '{"version": "os"}'),
+    ):
         (tmp_path / name).mkdir()
         if config:
             (tmp_path / name / "config.json").write_text(config)

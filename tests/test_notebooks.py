@@ -13,8 +13,23 @@ import nbformat  # noqa: E402
 
 from notebooks import NOTEBOOKS, execute  # noqa: E402
 
-NAMES = ["1_tokens", "2_positions", "3_attention", "4_embeddings", "5_training", "6_ngpt", "7_variations"]
-VERSIONS = ["v1_transformer", "v2_bpe_rope", "v3_alibi", "v4_gqa_swiglu", "v5_ngpt", "bpe_tokenizer"]
+NAMES = [
+    "1_tokens",
+    "2_positions",
+    "3_attention",
+    "4_embeddings",
+    "5_training",
+    "6_ngpt",
+    "7_variations",
+]
+VERSIONS = [
+    "v1_transformer",
+    "v2_bpe_rope",
+    "v3_alibi",
+    "v4_gqa_swiglu",
+    "v5_ngpt",
+    "bpe_tokenizer",
+]
 
 each_notebook = pytest.mark.parametrize("name", NAMES)
 
@@ -42,7 +57,11 @@ def test_outputs_are_committed(name):
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
-    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert not [
+        output
+        for output in outputs
+        if output.output_type == "error" or output.get("name") == "stderr"
+    ]
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
@@ -53,23 +72,36 @@ def test_no_path_of_a_machine(name):
         for output in cell.outputs:
             output.get("data", {}).pop("image/png", None)
     text = json.dumps(notebook)
-    assert not [place for place in ("/home/", "/tmp/", "/root/", "/Users/", "/opt/", str(ROOT)) if place in text]
+    assert not [
+        place
+        for place in ("/home/", "/tmp/", "/root/", "/Users/", "/opt/", str(ROOT))
+        if place in text
+    ]
 
 
 @each_notebook
 def test_versions_are_imported_not_copied(name):
     source = "\n".join(cell.source for cell in code_cells(read(name)))
     assert any(f"import {version}" in source or f"from {version}" in source for version in VERSIONS)
-    assert not [line for line in source.splitlines() if line.startswith(("class LanguageModel", "class Block"))]
+    assert not [
+        line
+        for line in source.splitlines()
+        if line.startswith(("class LanguageModel", "class Block"))
+    ]
 
 
 @each_notebook
 def test_readme_links_it(name):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"(notebooks/{name}.ipynb)" in readme
-    assert f"notebooks/thumbnails/{name}.png" in readme and (NOTEBOOKS / "thumbnails" / f"{name}.png").exists()
+    assert (
+        f"notebooks/thumbnails/{name}.png" in readme
+        and (NOTEBOOKS / "thumbnails" / f"{name}.png").exists()
+    )
 
 
 @each_notebook
 def test_it_runs(name):
-    execute(read(name), NOTEBOOKS, timeout=600)  # raises if a cell does; what it computes stays in memory
+    execute(
+        read(name), NOTEBOOKS, timeout=600
+    )  # raises if a cell does; what it computes stays in memory

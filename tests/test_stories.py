@@ -233,13 +233,19 @@ def values(words):
     ones = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
         sixteen seventeen eighteen nineteen""".split()
     return [
-        sum(ones.index(part) if part in ones else 20 + 10 * tens.index(part) for part in word.lower().split("-"))
+        sum(
+            ones.index(part) if part in ones else 20 + 10 * tens.index(part)
+            for part in word.lower().split("-")
+        )
         for word in words
     ]
 
 
 def test_sums_add_up(text):
-    found = [values(match) for match in re.findall(rf"\b([\w-]+) and {NUMBER},? (?:is|which makes) {NUMBER}\b", text)]
+    found = [
+        values(match)
+        for match in re.findall(rf"\b([\w-]+) and {NUMBER},? (?:is|which makes) {NUMBER}\b", text)
+    ]
     assert len(found) > 20
     assert all(a + b == c for a, b, c in found)
 

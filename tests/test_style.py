@@ -12,6 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize("command", (["check"], ["format", "--check"]), ids=" ".join)
 def test_ruff(command):
     done = subprocess.run(
-        [sys.executable, "-m", "ruff", *command, "--no-cache", "."], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "ruff", *command, "--no-cache", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr

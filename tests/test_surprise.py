@@ -48,7 +48,9 @@ def test_every_token_is_scored_once_with_enough_before_it(tokenizer):
     before = len(tokenizer.encode(maker.SEPARATOR))
     logits, _ = model(ids[None, :-1])
     whole = F.cross_entropy(logits[0], ids[1:], reduction="none")[before - 1 :] / math.log(2)
-    found = surprise.token_bits(model, tokenizer, story, len(ids))  # one window: the whole story is seen
+    found = surprise.token_bits(
+        model, tokenizer, story, len(ids)
+    )  # one window: the whole story is seen
     assert [bits for _, bits in found] == pytest.approx(whole.tolist(), abs=1e-4)
     assert found[-1][0] == len(story.encode())
     assert len(surprise.token_bits(model, tokenizer, story, 8)) == len(found)

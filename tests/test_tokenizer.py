@@ -35,14 +35,18 @@ from bpe_tokenizer import PATTERNS, BPETokenizer, Splitter, TokenizerError, Trai
 
 LONG = bool(os.environ.get("LONG_TESTS"))
 N_STRINGS = 200_000 if LONG else 3_000
-SMALL = settings(max_examples=2_000 if LONG else 150, deadline=None, derandomize=True, database=None)
+SMALL = settings(
+    max_examples=2_000 if LONG else 150, deadline=None, derandomize=True, database=None
+)
 
 
 # ---- Texts ----
 
 
 def assigned(first, last):
-    return [chr(c) for c in range(first, last + 1) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
+    return [
+        chr(c) for c in range(first, last + 1) if unicodedata.category(chr(c)) not in ("Cn", "Cs")
+    ]
 
 
 ALPHABETS = {
@@ -57,8 +61,19 @@ ALPHABETS = {
     + assigned(0x93A, 0x94F)
     + assigned(0xE30, 0xE4E)
     + assigned(0x64B, 0x65F),
-    "emoji": [*"👩👨👧❤🏽🏳🌈1#*", "\u200d", "\ufe0f", "\u20e3", "\U0001f1e9", "\U0001f1ea", "\U000e0067"],
-    "control": [chr(c) for c in [*range(0x20), *range(0x7F, 0xA1), 0xAD, 0x200B, 0x200E, 0x2028, 0xFEFF]] + ["a"],
+    "emoji": [
+        *"👩👨👧❤🏽🏳🌈1#*",
+        "\u200d",
+        "\ufe0f",
+        "\u20e3",
+        "\U0001f1e9",
+        "\U0001f1ea",
+        "\U000e0067",
+    ],
+    "control": [
+        chr(c) for c in [*range(0x20), *range(0x7F, 0xA1), 0xAD, 0x200B, 0x200E, 0x2028, 0xFEFF]
+    ]
+    + ["a"],
     "space": [
         " ",
         " ",
@@ -76,7 +91,8 @@ ALPHABETS = {
         "1",
         ";",
     ],
-    "mixed": list("ab'sStTlLvVeErRdDmM ' 12 ;.-\n\n\r  \t_") + list("éñßжя中文日本ひカ한글ไทยکताيم́ſK٣④"),
+    "mixed": list("ab'sStTlLvVeErRdDmM ' 12 ;.-\n\n\r  \t_")
+    + list("éñßжя中文日本ひカ한글ไทยکताيم́ſK٣④"),
     "words": [
         " the",
         " The",
@@ -103,7 +119,9 @@ def random_text(rng, name=None, most=40):
 def random_corpus(seed, size=6_000):
     """Words drawn unevenly, so that there are frequent and rare pairs, and ties."""
     rng = random.Random(seed)
-    words = [random_text(rng, rng.choice(["letters", "mixed", "words", "marks"]), 7) for _ in range(120)]
+    words = [
+        random_text(rng, rng.choice(["letters", "mixed", "words", "marks"]), 7) for _ in range(120)
+    ]
     text = ""
     while len(text) < size:
         text += rng.choice(words[: rng.randrange(1, 121)]) + rng.choice(["", " ", " ", " ", "\n"])
@@ -143,7 +161,10 @@ def script_text(script, form, size=20_000):
     parts = [text]
     while sum(map(len, parts)) < size:
         start = rng.randrange(len(text))
-        parts += [text[start : start + rng.randrange(1, 40)], rng.choice(["", " ", " ", "  ", "\n", "\r\n", "\n\n\t"])]
+        parts += [
+            text[start : start + rng.randrange(1, 40)],
+            rng.choice(["", " ", " ", "  ", "\n", "\r\n", "\n\n\t"]),
+        ]
     return "".join(parts)
 
 
@@ -154,7 +175,9 @@ ANY_TEXT = st.text() | st.lists(WORD, max_size=30).map("".join)
 
 @pytest.fixture(scope="module", params=list(PATTERNS))
 def tok(request):
-    return BPETokenizer.train(CORPUS, 800, pattern=request.param, special_tokens=["<|end|>"], progress=False)
+    return BPETokenizer.train(
+        CORPUS, 800, pattern=request.param, special_tokens=["<|end|>"], progress=False
+    )
 
 
 # ---- The plain transcriptions ----
@@ -178,7 +201,11 @@ def plain_merge(ids, pair, new):
 
 def gpt2_byte_ids():
     """Byte -> id in the order of the `tokenizers` library's byte alphabet, which it sorts."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    visible = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     hidden = [b for b in range(256) if b not in visible]
     return {b: i for i, b in enumerate(visible + hidden)}
 
@@ -228,7 +255,9 @@ def count_tokens(words):
     return counts
 
 
-SCAFFOLD = float("inf")  # (t, SCAFFOLD) in the queue: the scaffold token t, after the pairs (t, any)
+SCAFFOLD = float(
+    "inf"
+)  # (t, SCAFFOLD) in the queue: the scaffold token t, after the pairs (t, any)
 
 
 def plain_scaffold_train(words, n_kept):
@@ -246,10 +275,14 @@ def plain_scaffold_train(words, n_kept):
         if head[1] == SCAFFOLD:  # lines 7 to 11
             scaffolds.remove(head[0])
             continue
-        words = [(plain_merge(ids, head, 256 + len(merges)), count) for ids, count in words]  # lines 6 and 13
+        words = [
+            (plain_merge(ids, head, 256 + len(merges)), count) for ids, count in words
+        ]  # lines 6 and 13
         merges.append(head)  # line 12
         f, best = count_tokens(words), max(queue().values(), default=0)
-        scaffolds |= {t for t in head if t >= 256 and t not in scaffolds and f[t] < best}  # lines 16 to 22
+        scaffolds |= {
+            t for t in head if t >= 256 and t not in scaffolds and f[t] < best
+        }  # lines 16 to 22
     return merges, scaffolds
 
 
@@ -267,7 +300,9 @@ def huggingface_train(text, vocab_size, pattern):
     Pre = tokenizers.pre_tokenizers
     tok = tokenizers.Tokenizer(tokenizers.models.BPE())
     split = Pre.Split(tokenizers.Regex(PATTERNS[pattern]), "isolated")
-    tok.pre_tokenizer = Pre.Sequence([split, Pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tok.pre_tokenizer = Pre.Sequence(
+        [split, Pre.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=Pre.ByteLevel.alphabet(), show_progress=False
     )
@@ -325,12 +360,18 @@ def test_the_example_in_the_docstring():
 def test_counts_do_not_overflow():
     trainer = Trainer({"ab": 2**63, "cd": 2**64 + 1, "ef": 2**64})
     trainer.learn(3)
-    assert [bytes(bpe.BYTE_ORDER[i] for i in pair) for pair in trainer.merges] == [b"cd", b"ef", b"ab"]
+    assert [bytes(bpe.BYTE_ORDER[i] for i in pair) for pair in trainer.merges] == [
+        b"cd",
+        b"ef",
+        b"ab",
+    ]
     trainer = Trainer({"ab": 2**64 + 5, "abc": 1})
     assert trainer.count[BYTE_IDS[97], BYTE_IDS[98]] == 2**64 + 6
 
 
-@pytest.mark.parametrize("text, size", [("", 256), ("a", 256), ("aaaa", 258), ("ab", 257), ([], 256), (["", ""], 256)])
+@pytest.mark.parametrize(
+    "text, size", [("", 256), ("a", 256), ("aaaa", 258), ("ab", 257), ([], 256), (["", ""], 256)]
+)
 def test_a_text_with_too_few_pairs_gives_a_smaller_tokenizer_and_a_warning(text, size):
     with pytest.warns(UserWarning, match=f"{size + 1} tokens, not 1000"):
         tok = BPETokenizer.train(text, 1000, special_tokens=["<e>"], progress=False)
@@ -406,7 +447,9 @@ def test_training_memory_does_not_grow_with_the_text():
 
     def peak(repeats):
         tracemalloc.start()
-        BPETokenizer.train((block + "" for _ in range(repeats) for block in blocks), 400, progress=False)
+        BPETokenizer.train(
+            (block + "" for _ in range(repeats) for block in blocks), 400, progress=False
+        )
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -438,19 +481,32 @@ def test_the_fast_twin_splits_as_the_pattern_does(pattern):
     )
     assert fast is not slow
     every = [chr(c) for c in range(1 << 16)]
-    for place in ("{}", " {}x", "a{}{}b\u0301 ", "'{}", "1{}2", " \n{} \n", ".{}.\r\n", "\u200d{}\u0301"):
+    for place in (
+        "{}",
+        " {}x",
+        "a{}{}b\u0301 ",
+        "'{}",
+        "1{}2",
+        " \n{} \n",
+        ".{}.\r\n",
+        "\u200d{}\u0301",
+    ):
         text = "".join(place.replace("{}", c) for c in every)
         assert fast(text) == slow(text), place
     named = "'sdmtlvreSDMTLVRE \n\r\t\x1c\x1d\x85\xa0\u017f\u212a\u200c\u200d\u0301a1.!\u3000"
     for _ in range(20_000):
-        text = "".join(rng.choice(named if rng.random() < 0.8 else every) for _ in range(rng.randint(1, 12)))
+        text = "".join(
+            rng.choice(named if rng.random() < 0.8 else every) for _ in range(rng.randint(1, 12))
+        )
         assert fast(text) == slow(text), ascii(text)
 
 
 def test_a_character_beyond_plane_0_does_without_the_twin():
     text = "a\U0001e922b \U0001f600\U00010a01 \U0001d7d91"  # a letter, an emoji, a mark, a digit
     assert Splitter().split(text) == regex.findall(PATTERNS["default"], text)
-    assert bpe.fast_twin(PATTERNS["default"]).findall(text) != regex.findall(PATTERNS["default"], text)
+    assert bpe.fast_twin(PATTERNS["default"]).findall(text) != regex.findall(
+        PATTERNS["default"], text
+    )
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -459,7 +515,9 @@ def test_split_is_the_pattern_and_loses_nothing(pattern):
     splitter = Splitter(pattern)
     for name in list(ALPHABETS) * (N_STRINGS // 10):
         text = random_text(rng, name)
-        assert splitter.split(text) == [m.group() for m in regex.finditer(PATTERNS[pattern], text)], repr(text)
+        assert splitter.split(text) == [
+            m.group() for m in regex.finditer(PATTERNS[pattern], text)
+        ], repr(text)
         assert "".join(splitter.split(text)) == text
 
 
@@ -473,7 +531,9 @@ def test_blocks_cut_anywhere_split_like_the_whole(pattern, monkeypatch):
         monkeypatch.setattr(bpe, "BLOCK", rng.choice([1, 2, 3, 5, 8, 30]))
         cuts = sorted(rng.choices(range(len(text) + 1), k=rng.randrange(12)))
         blocks = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
-        assert [*chain.from_iterable(splitter.split_blocks(blocks))] == splitter.split(text), repr(blocks)
+        assert [*chain.from_iterable(splitter.split_blocks(blocks))] == splitter.split(text), repr(
+            blocks
+        )
 
 
 def test_a_chunk_longer_than_many_blocks_is_not_rescanned_at_each(monkeypatch):
@@ -499,10 +559,14 @@ def openai_encoding(name, monkeypatch):
     monkeypatch.setattr(public, "load_tiktoken_bpe", lambda *_, **__: ranks)
     monkeypatch.setattr(public, "data_gym_to_mergeable_bpe_ranks", lambda *_, **__: ranks)
     made = getattr(public, name)()
-    return tiktoken.Encoding(name, pat_str=made["pat_str"], mergeable_ranks=ranks, special_tokens={"<e>": 300})
+    return tiktoken.Encoding(
+        name, pat_str=made["pat_str"], mergeable_ranks=ranks, special_tokens={"<e>": 300}
+    )
 
 
-@pytest.mark.parametrize("name, ours", [("gpt2", "gpt2"), ("cl100k_base", "gpt4"), ("o200k_base", None)])
+@pytest.mark.parametrize(
+    "name, ours", [("gpt2", "gpt2"), ("cl100k_base", "gpt4"), ("o200k_base", None)]
+)
 def test_patterns_split_as_openai_does_and_theirs_can_be_taken_over(name, ours, monkeypatch):
     theirs = openai_encoding(name, monkeypatch)
     tok = BPETokenizer.from_tiktoken(theirs)
@@ -528,7 +592,10 @@ def test_blocks_train_and_encode_like_the_whole(tok, monkeypatch):
             cuts.append(cuts[-1] + rng.randint(1, longest))
         blocks = [CORPUS[a:b] for a, b in pairwise(cuts)]
         assert [*chain.from_iterable(tok.encode_blocks(iter(blocks)))] == ids
-        assert BPETokenizer.train(iter(blocks), 400, pattern=tok.pattern, progress=False).merges == whole.merges
+        assert (
+            BPETokenizer.train(iter(blocks), 400, pattern=tok.pattern, progress=False).merges
+            == whole.merges
+        )
 
 
 def test_blocks_are_read_one_by_one(tok):
@@ -545,7 +612,9 @@ def test_blocks_are_read_one_by_one(tok):
     assert n_read == 1
 
 
-@pytest.mark.parametrize("word", ["हिन्दी", "ภาษาไทย".replace("ำ", ""), "مُحَمَّد", "cafe\u0301s", "می‌خواهم", "क्‍ष"])
+@pytest.mark.parametrize(
+    "word", ["हिन्दी", "ภาษาไทย".replace("ำ", ""), "مُحَمَّد", "cafe\u0301s", "می‌خواهم", "क्‍ष"]
+)
 def test_default_keeps_words_with_combining_marks_whole(word):
     assert Splitter().split(f"{word} {word}") == [word, f" {word}"]
     assert len(Splitter("gpt4").split(word)) > 1 or word.isalpha()
@@ -553,7 +622,8 @@ def test_default_keeps_words_with_combining_marks_whole(word):
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize(
-    "unit", [" ", "\n", " \n", "a", "é", "'", "'s", "1", ";", "; ", "\u0301", "\r\n\t", " '", "👩\u200d"]
+    "unit",
+    [" ", "\n", " \n", "a", "é", "'", "'s", "1", ";", "; ", "\u0301", "\r\n\t", " '", "👩\u200d"],
 )
 def test_hostile_repetition_finishes(pattern, unit):
     text = unit * 150_000
@@ -595,7 +665,9 @@ def test_whole_files_in_many_scripts(tok, peers, script, form, tmp_path):
         ids = ours.encode(text)
         assert ids == theirs[0].encode_ordinary(text)
         assert ids == theirs[1].encode(text).ids
-        assert ids == [*chain.from_iterable(ours.encode_blocks(bpe.read_blocks(tmp_path / "text.txt")))]
+        assert ids == [
+            *chain.from_iterable(ours.encode_blocks(bpe.read_blocks(tmp_path / "text.txt")))
+        ]
         assert ours.decode(ids) == text
     assert len(own.encode(text)) < len(tok.encode(text)) < len(text.encode())
 
@@ -607,7 +679,9 @@ def test_default_never_tears_a_word_at_a_mark(script):
     for form in ("NFC", "NFD"):
         words = regex.findall(r"\p{L}[\p{L}\p{M}\u200c\u200d]*", unicodedata.normalize(form, text))
         chunks = Splitter().split(unicodedata.normalize(form, text))
-        bare = [regex.sub(r"^[^\p{L}\p{N}]", "", chunk) for chunk in chunks]  # one symbol may lead a word
+        bare = [
+            regex.sub(r"^[^\p{L}\p{N}]", "", chunk) for chunk in chunks
+        ]  # one symbol may lead a word
         assert words == [chunk for chunk in bare if regex.match(r"\p{L}", chunk)]
 
 
@@ -689,7 +763,13 @@ def test_unknown_ids_are_named(tok, bad):
 
 def test_arrays_of_ids_decode(tok):
     ids = tok.encode("low lower")
-    for array in (np.array(ids), np.array(ids, dtype=np.uint16), tuple(ids), iter(ids), list(np.array(ids))):
+    for array in (
+        np.array(ids),
+        np.array(ids, dtype=np.uint16),
+        tuple(ids),
+        iter(ids),
+        list(np.array(ids)),
+    ):
         assert tok.decode(array) == "low lower"
     torch = pytest.importorskip("torch")
     assert tok.decode(torch.tensor(ids)) == "low lower"
@@ -714,7 +794,9 @@ def test_the_cache_is_bounded_and_does_not_change_ids(tok):
     small._cache = bpe.ChunkCache(tok._encode_chunk, size=10, longest=5)
     for _ in range(2):
         for start in range(0, 3_000, 100):
-            assert small.encode(CORPUS[start : start + 100]) == tok.encode(CORPUS[start : start + 100])
+            assert small.encode(CORPUS[start : start + 100]) == tok.encode(
+                CORPUS[start : start + 100]
+            )
             assert len(small._cache) <= 10 and all(len(chunk) <= 5 for chunk in small._cache)
     assert small._cache
 
@@ -734,13 +816,21 @@ def test_a_tokenizer_can_be_sent_to_another_process(tok):
 
 
 def test_special_tokens_in_a_text_are_plain_text_unless_allowed():
-    tok = BPETokenizer.train(CORPUS, 600, special_tokens=["<|end|>", "<|end|>!", ".*"], progress=False)
+    tok = BPETokenizer.train(
+        CORPUS, 600, special_tokens=["<|end|>", "<|end|>!", ".*"], progress=False
+    )
     assert list(tok.special_tokens.values()) == [597, 598, 599]
     text = "a<|end|>!b.*<|end|>"
     plain = tok.encode(text)
     assert max(plain) < 597 and tok.decode(plain) == text
     a, b = tok.encode("a"), tok.encode("b")
-    assert tok.encode(text, allowed_special="all") == [*a, 598, *b, 599, 597]  # the longest one wins
+    assert tok.encode(text, allowed_special="all") == [
+        *a,
+        598,
+        *b,
+        599,
+        597,
+    ]  # the longest one wins
     assert tok.encode(text, ["<|end|>"]) == [*a, 597, *tok.encode("!b.*"), 597]
     assert tok.encode(text, "<|end|>") == tok.encode(text, ["<|end|>"])
     assert tok.encode("xyz", "all") == tok.encode("xyz") and tok.encode("", "all") == []
@@ -769,7 +859,9 @@ def test_allowed_chars_are_the_only_ones_merged():
     # è shares its first byte with é; it must not be half merged
     assert tok.encode("èb") == [BYTE_IDS[0xC3], BYTE_IDS[0xA8], BYTE_IDS[ord("b")]]
     hindi = BPETokenizer.train("क ग घ", 260, allowed_chars="कगघ", progress=False)
-    assert len(hindi.encode("क")) == 1 and len(hindi.encode("ख")) == 3  # two of their three bytes are the same
+    assert (
+        len(hindi.encode("क")) == 1 and len(hindi.encode("ख")) == 3
+    )  # two of their three bytes are the same
     assert tok.encode("abxab") == [*tok.encode("ab"), BYTE_IDS[ord("x")], *tok.encode("ab")]
     assert len(tok.encode("é")) == 1
     runs = Counter(run for c in Splitter().split(CORPUS) for run in regex.findall("[abcde é]+", c))
@@ -820,7 +912,10 @@ def test_scaffolds_of_small_texts(counts, n_kept):
 
 def test_scaffolds_that_come_back():
     """Some token of this text is a scaffold for a while and a token again in the end."""
-    words = [([BYTE_IDS[b] for b in chunk], n) for chunk, n in ((b"abc", 10), (b"ab", 5), (b"dd", 7), (b"ee", 3))]
+    words = [
+        ([BYTE_IDS[b] for b in chunk], n)
+        for chunk, n in ((b"abc", 10), (b"ab", 5), (b"dd", 7), (b"ee", 3))
+    ]
     after = {n: plain_scaffold_train(words, n)[1] for n in range(1, 6)}
     assert 256 in after[2] and 256 not in after[4]
     for n, scaffolds in after.items():
@@ -985,7 +1080,9 @@ def test_save_and_load_keep_everything(tok, tmp_path):
 
 
 def test_tokens_may_hold_any_bytes(tmp_path):
-    tok = BPETokenizer.train("\n\r\n\r\n\0\0\x85\x85😀😁😀😁 \u2028\u2028", 270, pattern=r"\S+|\s+", progress=False)
+    tok = BPETokenizer.train(
+        "\n\r\n\r\n\0\0\x85\x85😀😁😀😁 \u2028\u2028", 270, pattern=r"\S+|\s+", progress=False
+    )
     tokens = [tok.token_bytes(i) for i in range(256, 270)]
     assert b"\n\r" in tokens and any(t.decode("utf-8", "ignore").encode() != t for t in tokens)
     tok.save(tmp_path / "tok.json")
@@ -1058,7 +1155,17 @@ def test_a_file_is_checked_field_by_field(tmp_path):
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b"[" * 100_000, b'{"model": {}}', b"\x80\x04K\x01."],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"3",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"model": {}}',
+        b"\x80\x04K\x01.",
+    ],
 )
 def test_foreign_and_damaged_files_are_refused(tmp_path, data):
     path = tmp_path / "tok.json"
@@ -1137,10 +1244,16 @@ def test_cli_train_encode_decode_show_compare(files):
         "gpt4",
     )
     assert (done.returncode, done.stderr) == (0, b"") and b"500 tokens" in done.stdout
-    assert b"bytes/token" in done.stdout and b"longest" in done.stdout and b"most used" in done.stdout
+    assert (
+        b"bytes/token" in done.stdout and b"longest" in done.stdout and b"most used" in done.stdout
+    )
     want = BPETokenizer.train(CORPUS, 500, pattern="gpt4", special_tokens=["<e>"], progress=False)
     tok = BPETokenizer.load(out)
-    assert (tok.merges, tok.special_tokens, tok.pattern) == (want.merges, want.special_tokens, want.pattern)
+    assert (tok.merges, tok.special_tokens, tok.pattern) == (
+        want.merges,
+        want.special_tokens,
+        want.pattern,
+    )
     text = CORPUS[:3_000].encode() + b"\r\n\r<e>"
     done = cli("encode", out, stdin=text)
     assert [int(i) for i in done.stdout.split()] == tok.encode(text.decode())
@@ -1158,14 +1271,18 @@ def test_cli_show(files):
     pieces = [f"{bpe.visible(tok.token_bytes(i))}({i})|" for i in tok.encode(text)]
     assert plain.replace("\n", "") == "".join(pieces)
     assert "\x1b" not in plain and "␛[" in plain.replace("|", "")[:99] or "␛" in plain
-    coloured = cli("show", files / "tok.json", "--colour", "always", stdin=text.encode()).stdout.decode()
+    coloured = cli(
+        "show", files / "tok.json", "--colour", "always", stdin=text.encode()
+    ).stdout.decode()
     assert coloured.count("\x1b[48;5;") == len(tok.encode(text)) and "\x1b[31m" not in coloured
 
 
 @pytest.mark.parametrize("option", [["--scaffold"], ["--allowed-chars", "abcde "]])
 def test_cli_train_options(files, option):
     out = files / "option.json"
-    assert cli("train", files / "text.txt", "--vocab-size", 300, "--out", out, *option).returncode == 0
+    assert (
+        cli("train", files / "text.txt", "--vocab-size", 300, "--out", out, *option).returncode == 0
+    )
     tok = BPETokenizer.load(out)
     assert bool(tok.scaffolds) == (option == ["--scaffold"])
     assert tok.allowed_chars == (frozenset("abcde ") if len(option) == 2 else None)
@@ -1173,7 +1290,11 @@ def test_cli_train_options(files, option):
 
 def test_cli_warns_in_one_line(files):
     done = cli("train", files / "empty.txt", "--out", files / "small.json")
-    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1 and b"256 tokens, not 4096" in done.stderr
+    assert (
+        done.returncode == 0
+        and len(done.stderr.splitlines()) == 1
+        and b"256 tokens, not 4096" in done.stderr
+    )
     assert BPETokenizer.load(files / "small.json").vocab_size == 256
 
 
@@ -1200,7 +1321,9 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("args, status, message", ERRORS, ids=[" ".join(e[0]) or "nothing" for e in ERRORS])
+@pytest.mark.parametrize(
+    "args, status, message", ERRORS, ids=[" ".join(e[0]) or "nothing" for e in ERRORS]
+)
 def test_cli_errors_are_one_line(files, monkeypatch, capfd, args, status, message):
     monkeypatch.chdir(files)
     try:
@@ -1213,7 +1336,8 @@ def test_cli_errors_are_one_line(files, monkeypatch, capfd, args, status, messag
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), PermissionError(13, "no"), MemoryError()]
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), PermissionError(13, "no"), MemoryError()],
 )
 def test_cli_blames_the_machine_with_status_1(files, monkeypatch, capfd, error):
     def fail(*_):
@@ -1239,7 +1363,13 @@ def test_cli_full_disk_is_one_line(files):
 
 
 def test_cli_reader_that_leaves_is_no_error(files):
-    command = [sys.executable, ROOT / "bpe_tokenizer.py", "show", files / "tok.json", files / "text.txt"]
+    command = [
+        sys.executable,
+        ROOT / "bpe_tokenizer.py",
+        "show",
+        files / "tok.json",
+        files / "text.txt",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.read(10)
         process.stdout.close()

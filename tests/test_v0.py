@@ -64,7 +64,7 @@ def test_optimizer():
     model = v0.LanguageModel(cfg, 5)
     (optimizer,) = v0.make_optimizers(model, cfg)
     (group,) = optimizer.param_groups
-    assert type(optimizer) is torch.optim.AdamW and group["params"] == [model.table.weight]
+    assert type(optimizer) is torch.optim.Adam and group["params"] == [model.table.weight]
     facts = (group["lr"], group["betas"], group["eps"], group["weight_decay"])
     assert facts == (0.25, (0.8, 0.99), 1e-8, 0.0)
 

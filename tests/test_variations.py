@@ -14,7 +14,16 @@ import variations  # noqa: E402
 
 import v5_ngpt as v5  # noqa: E402
 
-CONFIG = dict(n_layer=2, n_embd=32, n_head=2, n_kv_head=1, d_ff=64, block_size=16, batch_size=2, dtype="float32")
+CONFIG = dict(
+    n_layer=2,
+    n_embd=32,
+    n_head=2,
+    n_kv_head=1,
+    d_ff=64,
+    block_size=16,
+    batch_size=2,
+    dtype="float32",
+)
 
 
 @pytest.fixture
@@ -51,7 +60,9 @@ def test_one_leaf_reads_only_its_own_units(mlp):
     with torch.no_grad():
         for unit in range(64):
             if unit // 4 != leaf:
-                mlp.gate_proj.weight[unit] = mlp.up_proj.weight[unit] = mlp.down_proj.weight[:, unit] = torch.nan
+                mlp.gate_proj.weight[unit] = mlp.up_proj.weight[unit] = mlp.down_proj.weight[
+                    :, unit
+                ] = torch.nan
     assert torch.equal(mlp.hard(x), before)
 
 
@@ -62,19 +73,37 @@ def test_hardening_is_part_of_the_training_loss_only():
     _, loss = model(idx, idx)
     loss.backward()
     assert all(block.mlp.router.weight.grad.abs().sum() > 0 for block in model.blocks)
-    assert all(0 < block.mlp.hardening < 0.6932 for block in model.blocks)  # at most the entropy of a coin, ln 2
+    assert all(
+        0 < block.mlp.hardening < 0.6932 for block in model.blocks
+    )  # at most the entropy of a coin, ln 2
     logits, loss = model.eval()(idx, idx)
-    assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits.flatten(0, 1), idx.flatten()))
+    assert torch.allclose(
+        loss, torch.nn.functional.cross_entropy(logits.flatten(0, 1), idx.flatten())
+    )
 
 
 def test_benchmark_writes_its_table(tmp_path):
     text = (ROOT / "input.txt").read_text("utf-8")[:20_000]
     (tmp_path / "text.txt").write_text(text, encoding="utf-8", newline="")
-    flags = [f"{name}={value}" for name, value in CONFIG.items() if name != "dtype"] + ["vocab_size=300", "evals=1"]
-    command = [sys.executable, ROOT / "benchmarks" / "variations.py", "--data", "text.txt", "--out", "out.md"]
+    flags = [f"{name}={value}" for name, value in CONFIG.items() if name != "dtype"] + [
+        "vocab_size=300",
+        "evals=1",
+    ]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "variations.py",
+        "--data",
+        "text.txt",
+        "--out",
+        "out.md",
+    ]
     command += ["--steps", "2", "--seeds", "2", "--flags", *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows = [line.split("|") for line in (tmp_path / "out.md").read_text("utf-8").splitlines() if line[:1] == "|"]
+    rows = [
+        line.split("|")
+        for line in (tmp_path / "out.md").read_text("utf-8").splitlines()
+        if line[:1] == "|"
+    ]
     assert [row[1].strip() for row in rows[2:]] == list(variations.VARIATIONS)
     assert [int(row[3]) for row in rows[2:]] == [64, 4, 64, 64]
