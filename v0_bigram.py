@@ -4,9 +4,9 @@ New:
   - `LanguageModel`: a table of logits, one row of next-character scores for each character.
   - The loss: the mean of -ln p(next character) over a text, in nats/token. Divided by ln 2 and
     by the bytes in a token it is in bits/byte, which compares models with different tokenizers.
-    At 3.4 samples are gibberish, at 1.0 words, at 0.35 stories. data/stories.py drew input.txt
-    from a grammar, so that the probability of its text is known, 0.19 bits/byte: the entropy,
-    which no model gets below but by luck.
+    At 3.4 bits/byte samples are gibberish, at 1.0 words, at 0.35 stories. data/stories.py drew
+    input.txt from a grammar that gives it an exact probability, 0.19 bits/byte: the entropy,
+    which no model can expect to beat.
 Measured: MEASURED
 Run: python v0_bigram.py [train|sample|eval] [--help]
 """

@@ -7,7 +7,8 @@ New:
   - `MLP`, at each position alone, and `Block`: attention and MLP each add to their input, so
     that gradients reach every depth (in GPT-2's order, normalization first).
   - `schedule` and gradient clipping, because a deep network diverges at high learning rates;
-    weight decay and dropout (JMLR 15:1929), because it memorizes (arXiv:2005.14165, appendix B).
+    weight decay and dropout (JMLR 15:1929), because such a network memorizes. All but dropout is
+    GPT-3's recipe (arXiv:2005.14165, appendix B).
   - A run now takes minutes, so it can be stopped and resumed: Ctrl-C, --max-seconds, --resume.
   - bfloat16 for matrix products, where the hardware has it.
 Changed sections: imports, 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 7 CHECKPOINT, 8 TRAINING, 9 COMMAND LINE
@@ -66,7 +67,7 @@ class Config:
     learning_rate: float = 0.004  # of AdamW, at its peak; a deep model diverges at a table's rate
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
     weight_decay: float = 0.1  # of matrices and embeddings
-    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
+    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it (0: none is)
     max_steps: int = 1500  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
@@ -211,7 +212,7 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)).
 
     The sums let the gradient of the last block reach the first unchanged; the norms keep what
-    attention and MLP read at one scale, however much has been added. Their biases are enough:
+    attention and MLP read at one scale, however much has been added. The norms' biases are enough:
     the linear maps have none.
     """
 
@@ -241,7 +242,7 @@ class LanguageModel(nn.Module):
 
     def init_weights(self, cfg):
         """Linear maps: N(0, 1 / inputs), which keeps the variance of what they read. Embeddings:
-        N(0, 1 / C), small, so that what the blocks add soon outweighs what a token starts as.
+        N(0, 1 / C), small, for the blocks, more than the token itself, should decide what x says.
 
         2 n_layer maps add to x. They start smaller by sqrt(2 n_layer), so that their sum does not
         grow with the number of blocks (GPT-2, section 2.3).
@@ -253,8 +254,8 @@ class LanguageModel(nn.Module):
                 nn.init.normal_(p, std=scale * p.size(1) ** -0.5)
 
     def positions(self, T, device):
-        """What attention must know of positions, here only who sees whom: added to the score of
-        i (row) and j (column) is 0, or -inf where j > i. T = 2: [[0, -inf], [0, 0]].
+        """All that attention must know of positions, here the mask, which is added to the scores:
+        0, or -inf where j (column) comes after i (row). T = 2: [[0, -inf], [0, 0]].
         """
         return torch.full((T, T), -math.inf, device=device).triu(1)  # (T, T)
 
@@ -602,7 +603,7 @@ def train(cfg):
                 _, loss = model(idx, targets)
             model.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
             for optimizer in optimizers:
                 optimizer.step()
             losses.append(loss.item())

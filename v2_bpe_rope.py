@@ -1,6 +1,6 @@
 """v2: byte-pair tokens and rotary positions.
 
-Same as v1: block, optimizer, evaluation; generation, checkpoints, training but for single lines.
+Same as v1: block, optimizer, evaluation. Nearly the same: generation, checkpoints, training.
 New:
   - `BPETokenizer` (bpe_tokenizer.py, arXiv:1508.07909): tokens are strings of bytes, learned by
     merging the most frequent pair of neighbors into a new token, again and again. A window of
@@ -11,6 +11,7 @@ New:
   - One matrix as embedding and head (arXiv:1608.05859): two would be more than half of the
     parameters of so small a model.
   - `eval --context N`: windows longer than those of training, to see how far RoPE carries.
+  - `keep_memory`: logits for 4,096 tokens are large, and fresh memory is slow.
 Changed sections: imports, 1 CONFIG, 2 TOKENIZER AND DATA, 3 MODEL, 6 GENERATION, 7 CHECKPOINT,
   8 TRAINING, 9 COMMAND LINE
 Measured: MEASURED
@@ -69,13 +70,13 @@ class Config:
     n_layer: int = 4  # transformer blocks
     n_head: int = 4  # attention heads per block
     n_embd: int = 128  # width of the model
-    rope_base: float = 10_000.0  # the larger, the slower turn RoPE's slow pairs
+    rope_base: float = 10_000.0  # of RoPE; with a larger one the slow pairs turn more slowly
     dropout: float = 0.0  # probability of zeroing an activation in training
     dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
-    learning_rate: float = 0.006  # of AdamW, at its peak; a deep model diverges at a table's rate
+    learning_rate: float = 0.006  # of AdamW, at its peak (chosen by benchmarks/tune.py)
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
-    weight_decay: float = 1.0  # of matrices and embeddings; high: fewer tokens, more parameters
-    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
+    weight_decay: float = 1.0  # of matrices and embeddings; high, as there are fewer tokens
+    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it (0: none is)
     max_steps: int = 750  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
@@ -256,7 +257,7 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)).
 
     The sums let the gradient of the last block reach the first unchanged; the norms keep what
-    attention and MLP read at one scale, however much has been added. Their biases are enough:
+    attention and MLP read at one scale, however much has been added. The norms' biases are enough:
     the linear maps have none.
     """
 
@@ -287,7 +288,7 @@ class LanguageModel(nn.Module):
 
     def init_weights(self, cfg):
         """Linear maps: N(0, 1 / inputs), which keeps the variance of what they read. Embeddings:
-        N(0, 1 / C), small, so that what the blocks add soon outweighs what a token starts as.
+        N(0, 1 / C), small, for the blocks, more than the token itself, should decide what x says.
 
         2 n_layer maps add to x. They start smaller by sqrt(2 n_layer), so that their sum does not
         grow with the number of blocks (GPT-2, section 2.3).
@@ -655,7 +656,7 @@ def train(cfg):
                 _, loss = model(idx, targets)
             model.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
             for optimizer in optimizers:
                 optimizer.step()
             losses.append(loss.item())

@@ -64,10 +64,10 @@ class Config:
     n_embd: int = 128  # width of the model
     dropout: float = 0.0  # probability of zeroing an activation in training
     dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
-    learning_rate: float = 0.006  # of AdamW, at its peak; a deep model diverges at a table's rate
+    learning_rate: float = 0.006  # of AdamW, at its peak (chosen by benchmarks/tune.py)
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
-    weight_decay: float = 1.0  # of matrices and embeddings; high: fewer tokens, more parameters
-    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
+    weight_decay: float = 1.0  # of matrices and embeddings; high, as there are fewer tokens
+    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it (0: none is)
     max_steps: int = 750  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
@@ -237,7 +237,7 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)).
 
     The sums let the gradient of the last block reach the first unchanged; the norms keep what
-    attention and MLP read at one scale, however much has been added. Their biases are enough:
+    attention and MLP read at one scale, however much has been added. The norms' biases are enough:
     the linear maps have none.
     """
 
@@ -268,7 +268,7 @@ class LanguageModel(nn.Module):
 
     def init_weights(self, cfg):
         """Linear maps: N(0, 1 / inputs), which keeps the variance of what they read. Embeddings:
-        N(0, 1 / C), small, so that what the blocks add soon outweighs what a token starts as.
+        N(0, 1 / C), small, for the blocks, more than the token itself, should decide what x says.
 
         2 n_layer maps add to x. They start smaller by sqrt(2 n_layer), so that their sum does not
         grow with the number of blocks (GPT-2, section 2.3).
@@ -635,7 +635,7 @@ def train(cfg):
                 _, loss = model(idx, targets)
             model.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
             for optimizer in optimizers:
                 optimizer.step()
             losses.append(loss.item())

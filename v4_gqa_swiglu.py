@@ -1,6 +1,6 @@
 """v4: the block of Llama, a cache for generation, and Muon.
 
-Same as v3: tokens, evaluation; checkpoints and training but for single lines.
+Same as v3: tokens, evaluation. Nearly the same: checkpoints, training.
 New:
   - `RMSNorm` (arXiv:1910.07467): a LayerNorm without mean and bias, which were found to add
     nothing. The model now has no bias at all.
@@ -69,16 +69,16 @@ class Config:
     n_kv_head: int = 2  # heads of keys and values per block
     n_embd: int = 128  # width of the model
     d_ff: int = 0  # width inside the MLP (0: 8/3 of --n-embd, rounded up to a multiple of 32)
-    rope_base: float = 10_000.0  # the larger, the slower turn RoPE's slow pairs
+    rope_base: float = 10_000.0  # of RoPE; with a larger one the slow pairs turn more slowly
     dropout: float = 0.0  # probability of zeroing an activation in training
     dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
     optimizer: Literal["muon", "adamw"] = "muon"  # of the blocks' matrices
     muon_learning_rate: float = 0.04  # of the blocks' matrices with muon, at its peak
     adamw_learning_rate: float = 0.006  # of the blocks' matrices with adamw, at its peak
-    learning_rate: float = 0.03  # of AdamW for the rest, at its peak; matrices had kept it low
+    learning_rate: float = 0.03  # of AdamW for the rest, at its peak; matrices need a lower one
     warmup: float = 0.05  # share of the budget in which the learning rate rises to its peak
     weight_decay: float = 0.5  # of matrices and embeddings; v3's is too much at these rates
-    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
+    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it (0: none is)
     max_steps: int = 750  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
@@ -213,7 +213,7 @@ def attend(q, k, v, bias):
     """
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
     if q.is_cuda:
-        mask = None if T == S else bias.to(q.dtype)  # is_causal takes query 0 for position 0
+        mask = None if T == S else bias.to(q.dtype)  # is_causal would put query 0 at position 0
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=T == S, enable_gqa=True)
     scores = (q / math.sqrt(D)).view(B, K, -1, D) @ k.transpose(-2, -1)  # (B, K, G * T, S)
     weights = (scores.view(B, H, T, S) + bias).softmax(-1)  # (B, H, T, S)
@@ -315,7 +315,7 @@ class LanguageModel(nn.Module):
 
     def init_weights(self, cfg):
         """Linear maps: N(0, 1 / inputs), which keeps the variance of what they read. Embeddings:
-        N(0, 1 / C), small, so that what the blocks add soon outweighs what a token starts as.
+        N(0, 1 / C), small, for the blocks, more than the token itself, should decide what x says.
 
         2 n_layer maps add to x. They start smaller by sqrt(2 n_layer), so that their sum does not
         grow with the number of blocks (GPT-2, section 2.3).
@@ -380,9 +380,9 @@ class Muon(torch.optim.Optimizer):
     W = (1 - lr wd) W - lr sqrt(max(1, m / n)) U V^T.
 
     A gradient is dominated by a few directions; with all singular values alike, the others are
-    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1, in a
-    tall matrix sqrt(n / m): sqrt(max(1, m / n)) makes every output move alike. torch.optim.Muon
-    has mu 0.95 and 5 steps: a short run wants a shorter memory, and 3 steps do as well here.
+    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1, but
+    about sqrt(n / m) in a tall matrix: sqrt(max(1, m / n)) lets every output move alike.
+    torch.optim.Muon has mu 0.95 and 5 steps: a short run wants a shorter memory, and 3 do as well.
     """
 
     def __init__(self, params, lr=0.0, weight_decay=0.0, momentum=0.9, steps=3):
@@ -405,8 +405,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model, cfg):
-    """For the blocks' matrices --optimizer; AdamW for gains and the embedding, whose rows are
-    looked up one by one: most have no gradient in a step, and Muon would move them all the same.
+    """For the blocks' matrices --optimizer; AdamW for gains and, as Jordan advises, for embedding
+    and head: their rows stand for tokens, each by itself, rare ones less sure than frequent ones.
     """
     matrices = [m.weight for m in model.blocks.modules() if isinstance(m, nn.Linear)]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -459,9 +459,9 @@ def pick_next(logits, temperature, top_k, top_p, generator):
 def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, seed=0, cached=True):
     """Continue idx (B, T) by n tokens, yielding the ids (B,) of each as soon as it is drawn.
 
-    A full window drops its older half, and the cache of the newer half is computed again, for
-    its deeper keys hold what was read from the older: once in block_size / 2 tokens.
-    cached=False computes everything at each step; a test holds the two equal.
+    A full window drops its older half. The cache of the newer half is then computed again, since
+    its deeper keys hold what was read from the older: this happens once in block_size / 2 tokens.
+    cached=False computes everything at each step, with the same result.
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)  # on the CPU: every device draws the same
@@ -750,7 +750,7 @@ def train(cfg):
                 _, loss = model(idx, targets)
             model.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
             for optimizer in optimizers:
                 optimizer.step()
             losses.append(loss.item())

@@ -69,7 +69,7 @@ class Config:
     n_kv_head: int = 2  # heads of keys and values per block
     n_embd: int = 128  # width of the model
     d_ff: int = 0  # width inside the MLP (0: 8/3 of --n-embd, rounded up to a multiple of 32)
-    rope_base: float = 10_000.0  # the larger, the slower turn RoPE's slow pairs
+    rope_base: float = 10_000.0  # of RoPE; with a larger one the slow pairs turn more slowly
     dropout: float = 0.0  # probability of zeroing an activation in training
     dropout_schedule: Literal["constant", "linear"] = "constant"  # linear: 0 to --dropout
     optimizer: Literal["muon", "adamw", "soap"] = "muon"  # of the blocks' matrices
@@ -77,7 +77,7 @@ class Config:
     adamw_learning_rate: float = 0.01  # of the blocks' matrices with adamw, at its peak
     soap_learning_rate: float = 0.01  # of the blocks' matrices with soap, at its peak
     learning_rate: float = 0.01  # of AdamW for embeddings and factors, at its peak
-    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it
+    grad_clip: float = 1.0  # a gradient with a larger norm is scaled down to it (0: none is)
     max_steps: int = 750  # budget in steps
     max_seconds: float = 0.0  # budget in seconds of training, in place of --max-steps (0: none)
     evals: int = 10  # evaluations during training, spread evenly over the budget
@@ -224,7 +224,7 @@ def attend(q, k, v, bias):
     """
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
     if q.is_cuda:
-        mask = None if T == S else bias.to(q.dtype)  # is_causal takes query 0 for position 0
+        mask = None if T == S else bias.to(q.dtype)  # is_causal would put query 0 at position 0
         return F.scaled_dot_product_attention(
             q, k, v, mask, is_causal=T == S, scale=math.sqrt(D), enable_gqa=True
         )
@@ -250,7 +250,8 @@ class CausalSelfAttention(nn.Module):
     """softmax(q . k sqrt(D)) v, q = s_qk R_m q' / |q'|, k = s_qk R_n k' / |k'| (equations 15, 16).
 
     s_qk (K, D): a factor for each coordinate of a key/value head and of the queries that read it.
-    It comes after the rotation, as in the paper: a score depends on more than the distance.
+    It comes after the rotation, as in the paper, at a price: scores no longer depend on the
+    distance alone.
     """
 
     def __init__(self, cfg):
@@ -300,10 +301,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x = norm(x + alpha (norm(attention(x)) - x)), then the same with MLP (equations 10, 11).
+    """x = norm(x + |alpha| (norm(attention(x)) - x)), then the same with MLP (equations 10, 11).
 
-    From the point x on the sphere towards the point that attention or MLP proposes: alpha (C,)
-    says for each coordinate how far, 0.05 of the way at first.
+    x moves on the sphere towards the point that attention or MLP proposes: alpha (C,) says for
+    each coordinate how far, 0.05 of the way at first.
     """
 
     def __init__(self, cfg):
@@ -394,9 +395,9 @@ class Muon(torch.optim.Optimizer):
     W = (1 - lr wd) W - lr sqrt(max(1, m / n)) U V^T.
 
     A gradient is dominated by a few directions; with all singular values alike, the others are
-    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1, in a
-    tall matrix sqrt(n / m): sqrt(max(1, m / n)) makes every output move alike. torch.optim.Muon
-    has mu 0.95 and 5 steps: a short run wants a shorter memory, and 3 steps do as well here.
+    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1, but
+    about sqrt(n / m) in a tall matrix: sqrt(max(1, m / n)) lets every output move alike.
+    torch.optim.Muon has mu 0.95 and 5 steps: a short run wants a shorter memory, and 3 do as well.
     """
 
     def __init__(self, params, lr=0.0, weight_decay=0.0, momentum=0.9, steps=3):
@@ -425,7 +426,7 @@ class SOAP(torch.optim.Optimizer):
     W = W - lr Q_L Adam(Q_L^T G Q_R) Q_R^T.
     Adam scales each number of G as if it were independent of the others; in this basis it nearly
     is. The first gradient only sets the basis, which follows L and R every `frequency` steps, each
-    time by so little that V stays as it is. L and R average over 20 steps, the paper's beta2.
+    time so little that V need not be turned with it. beta2, for V, L and R, is the paper's.
     """
 
     def __init__(self, params, lr=0.0, betas=(0.8, 0.95), eps=1e-8, frequency=10):
@@ -462,7 +463,7 @@ class SOAP(torch.optim.Optimizer):
 
 
 def make_optimizers(model, cfg):
-    """AdamW for embeddings, head and factors; for the blocks' matrices --optimizer. No decay.
+    """AdamW for embedding, head and factors; for the blocks' matrices --optimizer. No decay.
 
     After each step all matrices return to the sphere.
     """
@@ -516,9 +517,9 @@ def pick_next(logits, temperature, top_k, top_p, generator):
 def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, seed=0, cached=True):
     """Continue idx (B, T) by n tokens, yielding the ids (B,) of each as soon as it is drawn.
 
-    A full window drops its older half, and the cache of the newer half is computed again, for
-    its deeper keys hold what was read from the older: once in block_size / 2 tokens.
-    cached=False computes everything at each step; a test holds the two equal.
+    A full window drops its older half. The cache of the newer half is then computed again, since
+    its deeper keys hold what was read from the older: this happens once in block_size / 2 tokens.
+    cached=False computes everything at each step, with the same result.
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)  # on the CPU: every device draws the same
@@ -807,7 +808,7 @@ def train(cfg):
                 _, loss = model(idx, targets)
             model.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
             for optimizer in optimizers:
                 optimizer.step()
             losses.append(loss.item())
