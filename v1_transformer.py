@@ -12,7 +12,7 @@ New:
   - A run now takes minutes, so it can be stopped and resumed: Ctrl-C, --max-seconds, --resume.
   - bfloat16 for matrix products, where the hardware has it.
 Changed sections: imports, 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 7 CHECKPOINT, 8 TRAINING, 9 COMMAND LINE
-Measured: MEASURED
+Measured: 1.198 bits/byte on input.txt, 1.006 above its entropy; 823,040 parameters; 159 s
 Run: python v1_transformer.py [train|sample|eval] [--help]
 """
 

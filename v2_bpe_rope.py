@@ -14,7 +14,7 @@ New:
   - `keep_memory`: logits for 4,096 tokens are large, and fresh memory is slow.
 Changed sections: imports, 1 CONFIG, 2 TOKENIZER AND DATA, 3 MODEL, 6 GENERATION, 7 CHECKPOINT,
   8 TRAINING, 9 COMMAND LINE
-Measured: MEASURED
+Measured: 0.381 bits/byte on input.txt, 0.189 above its entropy; 1,313,024 parameters; 142 s
 Run: python v2_bpe_rope.py [train|sample|eval] [--help]
 """
 

@@ -6,7 +6,7 @@ New:
     to the distance. In a window longer than those of training RoPE meets angles that it has
     never seen, and fails; ALiBi's bias just goes on growing, and what is far fades out.
 Changed sections: 1 CONFIG, 3 MODEL
-Measured: MEASURED
+Measured: 0.380 bits/byte on input.txt, 0.188 above its entropy; 1,313,024 parameters; 143 s
 Run: python v3_alibi.py [train|sample|eval] [--help]
 """
 

@@ -11,7 +11,7 @@ New:
     same vector. It costs 42 % more parameters, and part of the gain over v4 is owed to it.
   - `SOAP` (arXiv:2409.11321), a third choice of --optimizer.
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER
-Measured: MEASURED
+Measured: 0.353 bits/byte on input.txt, 0.161 above its entropy; 1,794,048 parameters; 167 s
 Run: python v5_ngpt.py [train|sample|eval] [--help]
 """
 
