@@ -494,7 +494,7 @@ def print_sample(run):
         final = max(shown, len(text) - held)  # what follows may be the start of cfg.stop
         print(text[shown:final], end="", flush=True)
         shown = final
-    print(text[shown:], "[...]" if len(ids) == cfg.max_new_tokens else "")
+    print(text[shown:] + " [...]" * (len(ids) == cfg.max_new_tokens))
     return cfg.prompt + text
 
 

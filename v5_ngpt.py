@@ -2,8 +2,8 @@
 
 Same as v4: tokens, RoPE, grouped queries, SwiGLU, Muon, evaluation, generation, training.
 New:
-  - `normalize` in place of RMSNorm: every state has length 1. After each step every weight
-    vector that is compared with a state or added to one gets length 1 again. A weight cannot
+  - `normalize` in place of RMSNorm: every state has length 1 (dropout aside). After each step every
+    weight vector that is compared with a state or added to one gets length 1 again. A weight cannot
     grow, so decay has nothing to hold back, and a step is a turn, small enough without warmup.
   - `Block`: attention and MLP propose a point each; x moves towards it by a learned share alpha.
   - `Scale`: factors s_qk, s_u, s_v, s_z give back the sizes that cosines cannot have.
@@ -357,7 +357,7 @@ class LanguageModel(nn.Module):
 
         caches: a list for each block, at first empty; idx holds only the tokens not yet in it.
         """
-        x = normalize(self.dropout(self.token_embedding(idx)))  # (B, T, C)
+        x = self.dropout(self.token_embedding(idx))  # (B, T, C)
         past = caches[0][0].size(2) if caches and caches[0] else 0
         positions = self.positions(past, idx.size(1), idx.device)
         for i, block in enumerate(self.blocks):
@@ -552,7 +552,7 @@ def print_sample(run):
         final = max(shown, len(text) - held)  # what follows may be the start of cfg.stop
         print(text[shown:final], end="", flush=True)
         shown = final
-    print(text[shown:], "[...]" if len(ids) == cfg.max_new_tokens else "")
+    print(text[shown:] + " [...]" * (len(ids) == cfg.max_new_tokens))
     return cfg.prompt + text
 
 

@@ -31,6 +31,7 @@ SMALL += " --block-size 8 --batch-size 2 --n-layer 1 --n-head 2 --n-embd 8"
 SMALL += " --dropout 0.2 --dropout-schedule linear"
 BPE = SMALL + " --vocab-size 270 --dtype"
 GQA = BPE.replace("--dtype", "--n-kv-head 1 --optimizer")
+NEW = {"training": {"loop": [0]}}  # a run that was never saved
 CASES = [("v1_transformer", f"{SMALL} --dtype {dtype}") for dtype in ("float32", "bfloat16")]
 CASES += [("v2_bpe_rope", f"{BPE} float32"), ("v3_alibi", f"{BPE} bfloat16")]
 CASES += [("v4_gqa_swiglu", f"{GQA} {kind} --dtype float32") for kind in ("muon", "adamw")]
@@ -92,8 +93,12 @@ def read_run(folder):
             found[path.name] = path.read_text() if path.suffix == ".txt" else json.load(path.open())
     found.pop("config.json", None)  # it knows of --resume and --overwrite
     if "checkpoint.pt" in found:
-        step, _, losses, rows = found["checkpoint.pt"]["loop"]
-        found["checkpoint.pt"]["loop"] = step, losses, [row | {"seconds": 0} for row in rows]
+        step, _, losses, rows = found["checkpoint.pt"]["training"]["loop"]
+        found["checkpoint.pt"]["training"]["loop"] = (
+            step,
+            losses,
+            [row | {"seconds": 0} for row in rows],
+        )
     return found
 
 
@@ -134,7 +139,7 @@ def main():
             if train(name, words, **(how if left > 0 else {})):
                 kills, in_write = kills + 1, in_write + ("write" in how)
             found, left = read_run(run), left - 1
-            if found.get("checkpoint.pt", {"loop": [0]})["loop"][0] == 120:
+            if found.get("checkpoint.pt", NEW)["training"]["loop"][0] == 120:
                 break  # to the end, or killed after the last step
         for file in expected.keys() - ({"sample.txt"} - found.keys()):
             assert same(found[file], expected[file]), f"{folder}/{run}/{file}: not as unbroken"
