@@ -154,9 +154,11 @@ def load_corpus(cfg, tokenizer=None):
 
 
 def get_batch(tokens, cfg, step, device):
-    """Inputs and targets (B, T) from random places: the same for the same (seed, step)."""
-    rng = np.random.default_rng((cfg.seed, step))
-    starts = rng.integers(len(tokens) - cfg.block_size, size=cfg.batch_size)
+    """Inputs and targets (B, T) of a step: the same for the same (seed, step)."""
+    # Starts a golden ratio apart, round and round, lie evenly. Random ones miss 1/e of each pass.
+    first = np.random.default_rng(cfg.seed).random()
+    places = (first + 0.618034 * (step * cfg.batch_size + np.arange(cfg.batch_size))) % 1  # (B,)
+    starts = (places * (len(tokens) - cfg.block_size)).astype(np.int64)
     windows = tokens[starts[:, None] + np.arange(cfg.block_size + 1)]  # (B, T + 1)
     windows = torch.from_numpy(windows.astype(np.int64)).to(device)
     return windows[:, :-1], windows[:, 1:]  # the target of each token is the one after it
