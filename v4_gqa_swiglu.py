@@ -11,7 +11,7 @@ New:
   - A cache of keys and values, so that generation computes each token once per window.
   - `Muon` for the matrices of the blocks: an update moves all directions of a matrix alike.
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 7 CHECKPOINT, 8 TRAINING
-Measured: 0.383 bits/byte on input.txt, 1,262,720 parameters, 153 s (one seed, two CPU cores)
+Measured: 0.369 bits/byte on input.txt, 1,262,720 parameters, 148 s (one seed, two CPU cores)
   Level with v3 but for chance; generation is 6.7 times as fast as without the cache, which GQA
   halves (benchmarks/generation.md).
 Run: python v4_gqa_swiglu.py [train|sample|eval] [--help]
