@@ -85,7 +85,7 @@ def main():
     parser.add_argument(
         "--out",
         type=Path,
-        default=ROOT / "benchmarks" / "generation.md",
+        default=ROOT / "benchmarks" / "results" / "generation.md",
         help="where the table goes",
     )
     args = parser.parse_args()

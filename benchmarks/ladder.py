@@ -164,7 +164,10 @@ def main():
         "--flags", default="", help="further flags for every version, in one string"
     )
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks", help="folder for NAME.md, .png and .json"
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "results",
+        help="folder for NAME.md, .png and .json",
     )
     parser.add_argument("--name", default="ladder")
     parser.add_argument(

@@ -5,7 +5,7 @@
 
 Every token is scored once in each column. In longer windows fewer tokens stand near the start, with little to read:
 a model that copes with them must score better, even if it uses nothing that is further away than in training. v1 has no
-position embeddings beyond its own, so it cannot take part. The table is printed and written to benchmarks/length.md.
+position embeddings beyond its own, so it cannot take part. The table is printed and written to benchmarks/results/length.md.
 """
 
 import argparse
@@ -38,7 +38,10 @@ def main():
         help="of trained runs, VERSION-SEED (default: train them)",
     )
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "length.md", help="where the table goes"
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "results" / "length.md",
+        help="where the table goes",
     )
     args = parser.parse_args()
     lines = ["| version | seed | 1x, bits/byte | 2x | 4x |", "|---|---|---|---|---|"]

@@ -201,7 +201,7 @@ def main():
     parser.add_argument(
         "--out",
         type=Path,
-        default=ROOT / "benchmarks" / "optimizers.md",
+        default=ROOT / "benchmarks" / "results" / "optimizers.md",
         help="where the tables go",
     )
     args = parser.parse_args()

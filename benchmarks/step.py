@@ -263,7 +263,10 @@ def main():
         help="a checkout of nanoGPT, to time after each version",
     )
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "step.md", help="where the tables go"
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "results" / "step.md",
+        help="where the tables go",
     )
     args = parser.parse_args()
     flags = ["--data", args.data, *shlex.split(args.flags)]

@@ -7,7 +7,7 @@
 The text's maker knows at which characters a choice was made, and how many bits it was worth; between choices the text
 is forced and worth nothing. It also knows where something that was named before returns, and how many bytes after its
 last mention. `compare` cuts a story at these places and gives what the grammar and the model pay for each piece.
-notebooks/5_training.ipynb draws what this file wrote (benchmarks/surprise.json), and imports `compare` from here.
+notebooks/5_training.ipynb draws what this file wrote (benchmarks/results/surprise.json), and imports `compare` from here.
 """
 
 import argparse
@@ -92,7 +92,9 @@ def main():
         "--run", type=Path, metavar="FOLDER", help="a run of the version (default: train one)"
     )
     parser.add_argument("--stories", type=int, default=40, help="of the validation split")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "surprise.json")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "surprise.json"
+    )
     args = parser.parse_args()
     version, data = importlib.import_module(args.version), ROOT / "input.txt"
     with tempfile.TemporaryDirectory() as temporary:

@@ -77,7 +77,10 @@ def main():
     )
     parser.add_argument("--flags", default="", help="further flags for every run, in one string")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "tune.md", help="where the table goes"
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "results" / "tune.md",
+        help="where the table goes",
     )
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))

@@ -5,7 +5,7 @@
 
 All variations get the same steps, so the same tokens; their seconds are in the table. Bits/byte is of the whole
 validation split, with the weights of the lowest validation loss; with several seeds it is the median, and the lowest
-and highest stand in brackets. The table is printed and written to benchmarks/variations.md;
+and highest stand in brackets. The table is printed and written to benchmarks/results/variations.md;
 notebooks/7_variations.ipynb reads it, and imports the classes from here.
 """
 
@@ -213,7 +213,7 @@ def main():
     parser.add_argument(
         "--out",
         type=Path,
-        default=ROOT / "benchmarks" / "variations.md",
+        default=ROOT / "benchmarks" / "results" / "variations.md",
         help="where the table goes",
     )
     args = parser.parse_args()

@@ -131,7 +131,9 @@ def test_docstring(name):
 
 @each_version
 def test_measured_is_what_the_benchmark_printed(name):
-    measured = json.loads((ROOT / "benchmarks" / "ladder.json").read_text(encoding="utf-8"))
+    measured = json.loads(
+        (ROOT / "benchmarks" / "results" / "ladder.json").read_text(encoding="utf-8")
+    )
     figures = measured["figures"][name]
     line = f"Measured: {figures['bits_per_byte']:.3f} bits/byte on input.txt, "
     line += f"{figures['parameters']:,} parameters, {figures['seconds']:.0f} s (one seed, two CPU cores)"
@@ -140,7 +142,7 @@ def test_measured_is_what_the_benchmark_printed(name):
 
 @pytest.mark.parametrize("name", ["v2_bpe_rope", "v3_alibi"])
 def test_longer_windows_are_what_the_benchmark_printed(name):
-    table = (ROOT / "benchmarks" / "length.md").read_text(encoding="utf-8")
+    table = (ROOT / "benchmarks" / "results" / "length.md").read_text(encoding="utf-8")
     row = re.search(rf"^\| `{name}` .*", table, re.MULTILINE)[0].split("|")
     assert ", ".join(f"{float(cell):.3f}" for cell in row[3:6]) in read(name)
 
