@@ -21,9 +21,9 @@ from unittest import mock
 
 import torch
 import tyro
+from report import RESULTS, ROOT, save
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
@@ -60,52 +60,40 @@ def measure(module, cfg, prompt_length, n, repeats):
 
 
 def table(results):
-    """Results {n_kv_head: what measure returned}, the last with one per query head, as Markdown."""
+    """Rows of cells for {n_kv_head: what measure returned}, the last with one per query head."""
     whole = [found[True][1] for found in results.values()][-1]
-    lines = [
-        "| key/value heads | tokens/s | without the cache | ratio | the cache's memory | of multi-head's |"
-    ]
-    lines += ["|---|---|---|---|---|---|"]
+    rows = [["key/value heads", "tokens/s", "without the cache", "ratio", "the cache's memory"]]
+    rows[0].append("of multi-head's")
     for heads, found in results.items():
         (fast, size), (slow, _) = found[True], found[False]
-        cells = [str(heads), f"{fast:,.0f}", f"{slow:,.0f}", f"{fast / slow:.1f}"]
-        lines.append(
-            f"| {' | '.join([*cells, f'{size / 1024:,.0f} KiB', f'{size / whole:.2f}'])} |"
-        )
-    return "\n".join(lines)
+        row = [str(heads), f"{fast:,.0f}", f"{slow:,.0f}", f"{fast / slow:.1f}"]
+        rows.append([*row, f"{size / 1024:,.0f} KiB", f"{size / whole:.2f}"])
+    return rows
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--version", default="v4", choices=("v4", "v5"))
-    parser.add_argument("--prompt-length", type=int, default=64, help="tokens")
-    parser.add_argument("--tokens", type=int, default=448, help="to generate")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--flags", default="", help="further flags for the model, in one string")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "benchmarks" / "results" / "generation.md",
-        help="where the table goes",
-    )
+    add = parser.add_argument
+    add("--version", default="v4", choices=("v4", "v5"))
+    add("--prompt-length", type=int, default=64, help="tokens")
+    add("--tokens", type=int, default=448, help="to generate")
+    add("--repeats", type=int, default=5)
+    add("--flags", default="", help="further flags for the model, in one string")
+    add("--out", type=Path, default=RESULTS / "generation.json", help="where the result goes")
     args = parser.parse_args()
     module = importlib.import_module(next(ROOT.glob(f"{args.version}_*.py")).stem)
-    cfg = tyro.cli(
-        module.Config, args=shlex.split(args.flags), default=module.Config(vocab_size=4096)
-    )
+    flags, default = shlex.split(args.flags), module.Config(vocab_size=4096)
+    cfg = tyro.cli(module.Config, args=flags, default=default)
     cfg = replace(cfg, block_size=args.prompt_length + args.tokens)
     whole = replace(cfg, n_kv_head=cfg.n_head)  # multi-head attention
     results = {
         c.n_kv_head: measure(module, c, args.prompt_length, args.tokens, args.repeats)
         for c in (cfg, whole)
     }
-    command = ("python benchmarks/generation.py " + shlex.join(sys.argv[1:])).strip()
-    found = f"{table(results)}\n"
-    title = f"# {module.__name__}: {args.tokens} tokens after {args.prompt_length}"
-    args.out.write_text(
-        f"{title}\n\n`{command}`, {torch.get_num_threads()} threads\n\n{found}", encoding="utf-8"
-    )
-    print(found, end="")
+    note = f"{module.__name__}, {args.tokens} tokens after a prompt of {args.prompt_length}, the same tokens in both "
+    note += "columns. With as many key/value heads as query heads it is multi-head attention."
+    question = "What do the cache and grouped queries give to generation?"
+    save(args.out, question, [table(results)], note)
 
 
 if __name__ == "__main__":

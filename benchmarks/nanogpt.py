@@ -123,11 +123,11 @@ def run_nanogpt(checkout, data, seed, **flags):
     times = {int(step): float(ms) / 1000 for step, ms in STEP.findall(done.stdout)}
     estimates = {int(step): float(loss) for step, loss in ESTIMATE.findall(done.stdout)}
     bits_per_nat = (len(ids) - 1) / n_bytes / math.log(2)
-    curve = [
-        (
-            training_seconds({s: t for s, t in times.items() if s < step}, estimates),
-            loss * bits_per_nat,
-        )
+    rows = [
+        {
+            "seconds": training_seconds({s: t for s, t in times.items() if s < step}, estimates),
+            "val_bits_per_byte": loss * bits_per_nat,
+        }
         for step, loss in estimates.items()
         if step
     ]
@@ -139,7 +139,7 @@ def run_nanogpt(checkout, data, seed, **flags):
         "bits_per_byte": bits,
         "seconds": training_seconds(times, estimates),
         "tokens": len(times) * flags["batch_size"] * flags["block_size"],
-        "curve": curve,
+        "rows": rows,
     }
 
 

@@ -27,9 +27,9 @@ from pathlib import Path
 import torch
 import tyro
 from nanogpt import load_model_module
+from report import RESULTS, ROOT, save
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 KINDS = {  # of operations, by what torch names them; the first that has a part of the name counts
@@ -189,7 +189,7 @@ class Peer(Training):
 
 
 def measure(name, flags, steps, fresh_memory, checkout=None):
-    """One row for both tables, of a version or of its peer; the peaks {dtype: GFLOP/s}, and what it ran on."""
+    """One row for both tables, of a version or of its peer, and the peaks {dtype: GFLOP/s}."""
     training = Peer(name, flags, checkout) if checkout else Training(name, flags, fresh_memory)
     flops = training.flops()
     timed(training.step, training.device, 5)
@@ -204,88 +204,55 @@ def measure(name, flags, steps, fresh_memory, checkout=None):
     peaks = {
         name: matrix_peak(getattr(torch, name), training.device) for name in ("float32", "bfloat16")
     }
-    cpu = training.device.type == "cpu"
-    return row, peaks, f"{torch.get_num_threads()} threads" if cpu else torch.cuda.get_device_name()
+    return row, peaks
 
 
 def speed_table(rows, peaks):
-    """Rows {name, parameters, tokens, seconds, flops} as a Markdown table; peaks: {dtype: GFLOP/s}."""
-    lines = ["| file | parameters | ms/step | tokens/s | GFLOP/step | GFLOP/s | "]
-    lines[0] += (
-        " | ".join(f"of the {name} peak, {peak:,.0f}" for name, peak in peaks.items()) + " |"
-    )
-    lines += ["|---" * (6 + len(peaks)) + "|"]
+    """Rows {name, parameters, tokens, seconds, flops} as rows of cells; peaks: {dtype: GFLOP/s}."""
+    cells = [["file", "parameters", "ms/step", "tokens/s", "GFLOP/step", "GFLOP/s"]]
+    cells[0] += [f"of the {name} peak, {peak:,.0f}" for name, peak in peaks.items()]
     for row in rows:
         rate = row["flops"] / row["seconds"] / 1e9
-        cells = [row["name"], f"{row['parameters']:,}", f"{1000 * row['seconds']:.1f}"]
-        cells += [
-            f"{row['tokens'] / row['seconds']:,.0f}",
-            f"{row['flops'] / 1e9:.2f}",
-            f"{rate:,.0f}",
-        ]
-        cells += [f"{100 * rate / peak:.0f} %" for peak in peaks.values()]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        line = [row["name"], f"{row['parameters']:,}", f"{1000 * row['seconds']:.1f}"]
+        line += [f"{row['tokens'] / row['seconds']:,.0f}", f"{row['flops'] / 1e9:.2f}"]
+        cells.append(line + [f"{rate:,.0f}", *(f"{rate / peak:.0%}" for peak in peaks.values())])
+    return cells
 
 
 def share_table(rows):
-    """Rows {name, shares: {kind: fraction}} as a Markdown table, in percent."""
+    """Rows {name, shares: {kind: fraction}} as rows of cells, in percent."""
     known = (*KINDS, "Muon", "SOAP", "AdamW", "the rest")
     kinds = [kind for kind in known if any(kind in row["shares"] for row in rows)]
-    lines = [f"| file | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
-    for row in rows:
-        cells = [
-            f"{100 * row['shares'][kind]:.0f} %" if kind in row["shares"] else "" for kind in kinds
-        ]
-        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    shares = [[row["shares"].get(kind) for kind in kinds] for row in rows]
+    shares = [["" if share is None else f"{share:.0%}" for share in line] for line in shares]
+    return [["file", *kinds], *([row["name"], *s] for row, s in zip(rows, shares, strict=True))]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)"
-    )
-    parser.add_argument(
-        "--versions", nargs="+", default=[f"v{i}" for i in range(6)], help="prefixes: v0 ... v5"
-    )
-    parser.add_argument("--steps", type=int, default=20, help="timed steps, after 5 that are not")
-    parser.add_argument(
-        "--flags", default="", help="further flags for every version, in one string"
-    )
-    parser.add_argument(
-        "--fresh-memory", action="store_true", help="without keep_memory, to see what it gives"
-    )
-    parser.add_argument(
-        "--nanogpt",
-        type=Path,
-        metavar="DIR",
-        help="a checkout of nanoGPT, to time after each version",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "benchmarks" / "results" / "step.md",
-        help="where the tables go",
-    )
+    add = parser.add_argument
+    add("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
+    add("--versions", nargs="+", default=[f"v{i}" for i in range(6)], help="prefixes: v0 ... v5")
+    add("--steps", type=int, default=20, help="timed steps, after 5 that are not")
+    add("--flags", default="", help="further flags for every version, in one string")
+    add("--fresh-memory", action="store_true", help="without keep_memory, to see what it gives")
+    add("--nanogpt", type=Path, metavar="DIR", help="a checkout, to time after each version")
+    add("--out", type=Path, default=RESULTS / "step.json", help="where the result goes")
     args = parser.parse_args()
     flags = ["--data", args.data, *shlex.split(args.flags)]
     names = [path.stem for v in args.versions for path in sorted(ROOT.glob(f"{v}_*.py"))]
     rows, peaks = [], {"float32": 0.0, "bfloat16": 0.0}
     for name, checkout in product(names, [None, args.nanogpt] if args.nanogpt else [None]):
-        with get_context("spawn").Pool(
-            1
-        ) as pool:  # a process for each, so that none gets another's memory
-            row, reached, where = pool.apply(
-                measure, (name, flags, args.steps, args.fresh_memory, checkout)
-            )
+        with get_context("spawn").Pool(1) as pool:  # a process for each, with memory of its own
+            job = (name, flags, args.steps, args.fresh_memory, checkout)
+            row, reached = pool.apply(measure, job)
         rows.append(row)
         peaks = {dtype: max(peak, reached[dtype]) for dtype, peak in peaks.items()}
         print(f"{row['name']}: {1000 * row['seconds']:.1f} ms/step", file=sys.stderr, flush=True)
-    command = ("python benchmarks/step.py " + shlex.join(sys.argv[1:])).strip()
-    found = f"{speed_table(rows, peaks)}\n\n{share_table(rows)}"
-    args.out.write_text(f"# A training step\n\n`{command}`, {where}\n\n{found}\n", encoding="utf-8")
-    print(found)
+    question = (
+        "Where does a training step's time go, and how near does it come to the machine's peak?"
+    )
+    save(args.out, question, [speed_table(rows, peaks), share_table(rows)])
 
 
 if __name__ == "__main__":
