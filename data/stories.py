@@ -918,7 +918,7 @@ def main():
     except ParseError as error:
         parser.error(f"{args.check}: {error}")
     except OSError as error:
-        parser.error(f"{error.filename or args.out}: {error.strerror}")
+        parser.error(f"{args.check or args.out}: {error.strerror}")
 
 
 if __name__ == "__main__":
