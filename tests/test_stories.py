@@ -30,9 +30,7 @@ def test_input_txt_is_what_the_program_writes_and_reads():
     assert count == 100
     assert reader.steps == [step for step in written.steps if step.offset < len(part) - 1]
     assert reader.recalls == [recall for recall in written.recalls if recall.offset < len(part) - 1]
-    for step, later in pairwise(reader.steps):  # in order, and each says what the text says
-        assert step.offset + len(step.literal) <= later.offset
-        assert part.startswith(step.literal, step.offset)
+    assert all(part.startswith(step.literal, step.offset) for step in reader.steps)
 
 
 def outcomes(template):
@@ -52,8 +50,8 @@ def outcomes(template):
         pen = Scripted(0)
         stories.Story(pen).follow(stories.parse_template(template))
         assert pen.text() not in found  # one parse only
-        probability = 2.0 ** -math.fsum(step.bits for step in pen.steps)
-        found[pen.text()] = probability, math.fsum(step.entropy for step in pen.steps)
+        bits = math.fsum(step.bits for step in pen.steps)
+        found[pen.text()] = 2.0**-bits, math.fsum(step.entropy for step in pen.steps)
         for i in range(len(script), len(path)):
             scripts += [[*path[:i], other] for other in range(1, sizes[i])]
     return found
@@ -85,18 +83,21 @@ def test_a_choice():
     choice = stories.Choice(("a", "b", "c"), (1.0, 2.0, 5.0))
     drawn = [choice.draw((i + 0.5) / 8000) for i in range(8000)]
     assert [drawn.count(i) for i in range(3)] == [1000, 2000, 5000]
-    for literals in (("egg", "a", "egg whisk"), ("egg", "egg")):
+    for other in ("egg", "egg whisk"):
         with pytest.raises(ValueError, match="begins another"):
-            stories.Choice(literals, [1.0] * len(literals))
+            stories.Choice(("egg", "a", other), (1.0, 1.0, 1.0))
 
 
-def test_bits_of_each_split():
+def test_bits_per_byte():
     steps = [stories.Step(offset, "", 9.0, 0.0) for offset in (0, 89, 90)]
     found = stories.floor_bits_per_byte("é" * 90 + "x" * 10, steps)
     assert found == {"train": 18 / 180, "validation": 9 / 10, "all": 27 / 190}
+    costs = [stories.Recall(*r) for r in ((950, 64, 5.0), (950, 63, 2.0), (1, 999, 9.0))]
+    found = stories.window_cost_bits_per_byte("y" * 900 + "x" * 100, costs)
+    assert found == {str(window): 0.05 * (window == 64) for window in stories.WINDOWS}
 
 
-def test_what_a_short_window_costs():
+def test_what_is_paid_again_when_it_returns():
     def recalls(text, template, **items):
         pen = stories.Reader("x" * 100 + text)
         pen.emit("x" * 100)
@@ -112,13 +113,6 @@ def test_what_a_short_window_costs():
     assert recalls("3 3", "{both} {both}", both=both) == [(90, 2), (80, 3), (1, 2), (1, 3)]
     token = Item("d", 5.0, seen=0)  # the choice that it decides has cost 2 bits already
     assert recalls("d", "(a|b|c|{token})", token=token) == [(100, 3)]
-    costs = [
-        stories.Recall(950, 64, 5.0),
-        stories.Recall(950, 63, 2.0),
-        stories.Recall(1, 999, 9.0),
-    ]
-    found = stories.window_cost_bits_per_byte("y" * 900 + "x" * 100, costs)
-    assert found == {str(window): 0.05 * (window == 64) for window in stories.WINDOWS}
 
 
 def test_the_hero_cannot_change_names():
@@ -131,15 +125,13 @@ def test_the_hero_cannot_change_names():
 
 
 def test_sums_products_and_remainders():
-    for number in range(100):
-        assert stories.NUMBERS[num2words(number)] == number
-    n = "([a-z-]+)"
+    values, n = {num2words(number): number for number in range(100)}, "([a-z-]+)"
     for pattern, right in (
         (f"{n} and {n},? (?:is|which makes) {n}", int.__add__),
         (f"{n} times {n} is {n}", int.__mul__),
         (f"{n} less {n} is {n}", int.__sub__),
     ):
-        found = [list(map(stories.NUMBERS.get, m)) for m in re.findall(pattern, TEXT.lower())]
+        found = [[*map(values.get, m)] for m in re.findall(pattern, TEXT.lower())]
         found = [numbers for numbers in found if None not in numbers]
         assert len(found) > 10 and all(right(a, b) == c for a, b, c in found)
 
@@ -151,9 +143,8 @@ def test_the_stories():
         starts = tuple(line.split("[")[0] for line in stories.GROUPS[plot.__name__ + "_title"])
         assert sum(tale.startswith(starts) for tale in TALES) > 30
     assert 400 <= min(map(len, TALES)) and max(map(len, TALES)) < 3000
-    for tale in TALES:  # what was lost is found
-        if tale.startswith("The Lost "):
-            assert tale.count(tale.split("\n")[0].removeprefix("The Lost ").lower()) >= 3
+    lost = [tale for tale in TALES if tale.startswith("The Lost ")]
+    assert all(tale.count(tale[9 : tale.index("\n")].lower()) >= 3 for tale in lost)
 
 
 def test_command_line(tmp_path):

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from conftest import load_version, make_model
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "data")]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import stories as maker  # noqa: E402
 import surprise  # noqa: E402
 
 TEXT = (ROOT / "input.txt").read_text("utf-8")
@@ -28,7 +27,7 @@ def test_pieces_hold_the_whole_story_and_all_bits():
         assert TEXT.index(story) >= len(TEXT) * 9 // 10
         pieces = surprise.compare(MODEL, TOKENIZER, story, 32)
         assert "".join(piece["text"] for piece in pieces) == story
-        grammar = sum(step.bits for step in maker.parse(story + "\n"))
+        grammar = sum(step.bits for step in surprise.maker.parse(story + "\n"))
         assert sum(piece["grammar"] for piece in pieces) == pytest.approx(grammar)
         paid = sum(bits for _, bits in surprise.token_bits(MODEL, TOKENIZER, story, 32))
         assert sum(piece["model"] for piece in pieces) == pytest.approx(paid)
@@ -36,8 +35,8 @@ def test_pieces_hold_the_whole_story_and_all_bits():
 
 def test_each_token_is_scored_once_with_enough_before_it():
     (story,) = surprise.validation_stories(TEXT, 1)
-    before = len(TOKENIZER.encode(maker.SEPARATOR))
-    ids = torch.tensor(TOKENIZER.encode(maker.SEPARATOR + story))
+    before = len(TOKENIZER.encode(surprise.maker.SEPARATOR))
+    ids = torch.tensor(TOKENIZER.encode(surprise.maker.SEPARATOR + story))
     logits, _ = MODEL(ids[None, :-1])
     bits = F.cross_entropy(logits[0], ids[1:], reduction="none") / math.log(2)
     found = surprise.token_bits(MODEL, TOKENIZER, story, len(ids))  # one window holds the story
