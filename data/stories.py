@@ -354,9 +354,9 @@ def parse_template(template):
 
 
 @cache
-def as_nodes(form, word, after):
-    """A word in one of its FORMS as a template of its own."""
-    return (Fixed(FORMS[form](word) + after),)
+def as_node(form, word):
+    """A word in one of its FORMS as a node."""
+    return Fixed(FORMS[form](word))
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -451,19 +451,17 @@ class Story:
         if source not in DRESS or node.form not in DRESSED_FORMS:
             return self.words(source, node.form, 1.0)
         adjective, noun = DRESSED_FORMS[node.form]
-        bare = Drawn(noun, source, node.slot)
-        dressed = self.words(DRESS[source], adjective, DRESSED, after=" ")
-        return self.words(source, node.form, 1.0 - DRESSED) + [
-            option._replace(nodes=(*option.nodes, bare)) for option in dressed
-        ]
+        rest = (Fixed(" "), Drawn(noun, source, node.slot))
+        plain = self.words(source, node.form, 1.0 - DRESSED)
+        return plain + self.words(DRESS[source], adjective, DRESSED, rest)
 
-    def words(self, source, form, share, after=""):
-        """The fresh words of a list as Options, whose weights sum to `share`."""
+    def words(self, source, form, share, rest=()):
+        """The fresh words of a list as Options, whose weights sum to `share`; `rest` follows each."""
         weights = {word: 1.0 / (rank + FLATTEN) for rank, word in enumerate(self.lists[source])}
         words = self.fresh(source, weights)
         scale = share / sum(weights[word] for word in words)
         return [
-            Option(source, word, as_nodes(form, word, after), weights[word] * scale)
+            Option(source, word, (as_node(form, word), *rest), weights[word] * scale)
             for word in words
         ]
 
