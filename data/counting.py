@@ -5,17 +5,17 @@
     python data/counting.py             write counting.txt (12 MB) and counting_test.json
 
 The numbers are in British English, with one space between all words, so nothing marks where a number ends. The first
-number of a line is at most 100,000. Whoever reads a few numbers can write all that follow: what a model writes is
-right or wrong. counting_test.json holds 50 prompts of three numbers, each with the 47 numbers that follow.
+number of a line is at most 100,000. A few numbers determine all that follow, so a model's continuation is right or
+wrong. counting_test.json holds 50 prompts of three numbers, each with the 47 numbers that follow.
 
 What is held out. Each ten thousand holds three bands of 100 numbers, two for validation and one for the test, and no
 training line enters a band, so the numbers of validation and test occur nowhere in training. The bands are drawn at
-random; about one in ten crosses the end of a thousand. A step that is like no other, such as "nineteen thousand nine
-hundred and ninety nine" to "twenty thousand", is never inside a band, because then no training line could teach it.
+random; about one in ten crosses the end of a thousand. A step that is unlike all others, such as "nineteen thousand
+nine hundred and ninety nine" to "twenty thousand", is never inside a band, because no training line could teach it.
 
-What training sees. Lines begin at every EVENth number, so that no number outside the bands is missed; a line that
-would enter a band moves until it only touches it. Few of these lines hold the hard steps, those to the next hundred or
-thousand, so more lines cross them (ACROSS), and more still where a step is like few others (MORE: to 31,000; OFTEN:
+What training sees. One line begins at every 43rd number (EVEN), so that no number outside the bands is missed; a line
+that would enter a band is moved next to it. Few of these lines hold the hard steps, those to the next hundred or
+thousand. So more lines cross these (ACROSS), and still more where few other steps are alike (MORE: to 31,000; OFTEN:
 to 1,000, 10,000, 20,000). The rest begins below LOW, with as many first numbers from 10 to 99 as from 1,000 to 9,999.
 
 How the text is divided. The versions take the last tenth of the characters as the validation split. Here that is
@@ -35,7 +35,7 @@ NUMBERS = 50  # in a line
 PROMPT = 3  # of which a test shows this many
 LAST = 100_000  # the highest first number of a line
 VALIDATION, TEST = 500, 50  # lines
-EVEN = 43  # less than NUMBERS, and prime to 100: else all lines would end at the same tens, which models learn
+EVEN = 43  # below NUMBERS; shares no divisor with 100, so that lines end at all tens and ones
 ACROSS = {100: 1, 1000: 6}  # training lines across the end of each hundred, of each thousand
 MORE = {100: 2, 1000: 15}  # where that step has a form of its own: see has_own_form
 OFTEN = 45  # training lines across the end of the first thousand and of each ten thousand
@@ -94,7 +94,7 @@ def shuffled(items, uniform):
 
 
 def teachable(low):
-    """Whether the band from `low` may be held out: training has each of its steps with other numbers."""
+    """Whether the band from `low` may be held out: training has steps like each of its steps."""
     crossed = [n // 1000 for n in range(low, low + BAND) if n % 1000 == 0]
     return low > 2000 and all(thousands > 20 and thousands % 10 for thousands in crossed)
 
@@ -134,7 +134,7 @@ def aside(start, bands):
 
 
 def has_own_form(end):
-    """Whether the step to `end` is like few others: to 3,100 a "hundred" appears, to 31,000 a "one"."""
+    """Whether few steps are like the one to `end`: at 3,100 a "hundred" appears, at 31,000 a "one"."""
     if end % 1000:
         return end % 1000 == 100
     return end < 20_000 or end % 10_000 == 1000

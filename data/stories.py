@@ -4,41 +4,41 @@
     python data/stories.py --check FILE     parse FILE and print its bits per byte
     python data/stories.py --stories 50 --seed 7 --out other.txt
 
-The grammar is data/stories.toml: lists of words, and sentences with gaps. Take the template
+The grammar is data/stories.toml: lists of words, and sentences with gaps, called templates. One example:
 
     It was [season=now]. (Nobody|Everybody) likes {now}.
 
-A Writer puts it down from left to right and draws at random where there is a choice. Early words of a list
-are more likely than late ones: the four seasons have weights 1/6, 1/7, 1/8 and 1/9. One result and its price:
+A Writer goes through it from left to right and draws at random where there is a choice. The early words of a
+list are more likely than the late ones: the four seasons have the weights 1/6, 1/7, 1/8 and 1/9. One result:
 
     It was spring. Nobody likes spring.
 
-    "spring"    probability (1/6) / (1/6 + 1/7 + 1/8 + 1/9) = 0.305    -log2(0.305) = 1.711 bits
-    "Nobody"    one of two                                   = 0.5      -log2(0.5)   = 1.000 bits
-    "spring"    the season that was remembered: no choice               0 bits
+    "spring"    (1/6) / (1/6 + 1/7 + 1/8 + 1/9) = 0.305    -log2(0.305) = 1.711 bits
+    "Nobody"    one of two: 0.5                            -log2(0.5)   = 1.000 bits
+    "spring"    remembered under the name "now": no choice                0.000 bits
 
-The other letters are given by the template and cost nothing. So the sentence holds 2.711 bits, 0.077 bits
-for each of its 35 bytes. Who knows the grammar can do no better on average, and neither can a model.
+All other letters are certain and cost nothing. So this sentence holds 2.711 bits: 0.077 bits for each of its
+35 bytes. No model can expect to pay less for such sentences, even if it knows the grammar.
 
-A Reader does the same with a finished text: it runs the same program, but at each choice it finds which of
-the possible texts stands there. That works because no possible text of a choice may be the beginning of
-another ("egg" and "egg whisk" are told apart by what follows). A text therefore has one parse only, and its
-probability is exact: the product of the probabilities of its choices. In the terms of the field, this is a
-probabilistic grammar with a state (who the hero is, how many coins are left) and a deterministic parser.
+A Reader takes a finished text and runs the same program; at each choice it finds which of the alternatives
+stands in the text. To make that possible, no alternative may be the beginning of another one ("egg" and "egg
+whisk" are compared together with the text that follows). So every text has exactly one parse, and its
+probability is the product of the probabilities of its choices. The state of the story (who the hero is, how
+many coins are left, which words were used and may not come again) decides what the alternatives are; the
+Reader finds the state again from the text alone.
 
-From Python, `parse(text)` gives the choices, each a Step. The first floor(0.9 * characters) characters are
-the training split, the rest is the validation split; a choice counts where its first character stands. The
-number of stories is given, so the end of the file holds no information.
+From Python, `parse(text)` returns the choices, each a Step. The first floor(0.9 * characters) characters are
+the training split, the rest is the validation split. A choice belongs to the split of its first character.
+The number of stories is given, so the end of the file holds no information.
 
-What a short window costs. A name that returns is free only for a reader that still sees it. The figure
-`window_cost_bits_per_byte` estimates what a model that sees only the last W bytes pays in addition: if the
-last mention of an item ended W bytes ago or more, the bits that the item cost when it was drawn are paid
-again. Three details:
-- Where an item begins a choice, because it decides who speaks, the bits already paid for the choice count.
-- A pronoun mentions its person's gender, and costs the bits of that gender.
-- A number that was computed costs what the numbers cost that it was computed from.
+What a short window costs. A name that returns is certain only for a reader that still sees it. The figure
+`window_cost_bits_per_byte` estimates what a model pays in addition if it sees only the last W bytes: where
+the last mention of an item ended W or more bytes ago, it pays the bits of the item once more.
+- If the item decides a choice (for example, who speaks), the bits of that choice are subtracted.
+- A pronoun mentions the gender of its person, and costs the bits of the gender.
+- A computed number costs what its sources cost: for three times four, the bits of "three" and of "four".
 This is an estimate, not a bound. A short window also hides which story is told and which words were used;
-on the other hand a good reader may guess an item from other traces.
+but a good model may guess an item from other words.
 """
 
 import argparse
@@ -64,7 +64,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class ParseError(ValueError):
-    """This program did not write the text; `offset` is the character where that shows."""
+    """The grammar cannot have written the text; `offset` is the first character that differs."""
 
     def __init__(self, offset, problem):
         super().__init__(f"does not parse at character {offset}: {problem}")
@@ -167,7 +167,7 @@ class Writer(Pen):
 
 
 class Reader(Pen):
-    """Finds each choice in a given text. Raises ParseError where the text does not go on as it must."""
+    """Finds each choice in a given text. Raises ParseError where no alternative matches the text."""
 
     def __init__(self, text):
         super().__init__()
@@ -211,7 +211,7 @@ LISTS = {name: split_words(text) for name, text in GRAMMAR["words"].items()}
 LISTS["name"] = [name for pair in zip(WOMEN, MEN, strict=True) for name in pair]
 LISTS["riddle"] = list(GRAMMAR["riddles"])
 GROUPS = {name: text.splitlines() for name, text in GRAMMAR["groups"].items()}
-# A story draws nothing twice, except from these.
+# A story takes nothing twice from a list or group, except from these.
 MAY_REPEAT = set("few said asked cried weekday purse meal upto place pet_name".split())
 DRESS = {  # a noun's list: the list of its adjectives
     "thing": "thing_word",
