@@ -91,7 +91,7 @@ def continue_prompts(version, run, exercises):
     block_size, device = run.cfg.block_size, next(run.model.parameters()).device
     groups, texts = {}, {}
     for i, prompt in enumerate(prompts):
-        groups.setdefault(min(len(prompt), block_size), []).append(i)
+        groups.setdefault(len(prompt), []).append(i)
     total = sum(max(lengths[i] for i in group) for group in groups.values())
     with tqdm(total=total, disable=None, leave=False, bar_format=BAR) as bar:
         for group in groups.values():
