@@ -15,9 +15,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import surprise  # noqa: E402
 
 TEXT = (ROOT / "input.txt").read_text("utf-8")
-V4 = load_version(4)
-TOKENIZER = V4.BPETokenizer.train(TEXT[:20_000], 300, progress=False)
-MODEL = make_model(V4, std=0.1, vocab_size=TOKENIZER.vocab_size)
+TOKENIZER = load_version(4).BPETokenizer.train(TEXT[:20_000], 300, progress=False)
+MODEL = make_model(load_version(4), std=0.1, vocab_size=TOKENIZER.vocab_size)
 
 
 def test_pieces_hold_the_whole_story_and_all_bits():
@@ -29,8 +28,11 @@ def test_pieces_hold_the_whole_story_and_all_bits():
         assert "".join(piece["text"] for piece in pieces) == story
         grammar = sum(step.bits for step in surprise.maker.parse(story + "\n"))
         assert sum(piece["grammar"] for piece in pieces) == pytest.approx(grammar)
-        paid = sum(bits for _, bits in surprise.token_bits(MODEL, TOKENIZER, story, 32))
-        assert sum(piece["model"] for piece in pieces) == pytest.approx(paid)
+        tokens, stop = surprise.token_bits(MODEL, TOKENIZER, story, 32), 0
+        for piece in pieces:
+            start, stop = stop, stop + len(piece["text"].encode())
+            paid = sum(bits for end, bits in tokens if start < end <= stop)
+            assert piece["model"] == pytest.approx(paid)
 
 
 def test_each_token_is_scored_once_with_enough_before_it():
@@ -42,4 +44,6 @@ def test_each_token_is_scored_once_with_enough_before_it():
     found = surprise.token_bits(MODEL, TOKENIZER, story, len(ids))  # one window holds the story
     assert [bits for _, bits in found] == pytest.approx(bits[before - 1 :].tolist(), abs=1e-4)
     assert found[-1][0] == len(story.encode())
-    assert len(surprise.token_bits(MODEL, TOKENIZER, story, 8)) == len(found)
+    short = surprise.token_bits(MODEL, TOKENIZER, story, 8)  # after 9 tokens a window begins at 5
+    bits = F.cross_entropy(MODEL(ids[None, 5:9])[0][0, -1:], ids[9:10]).item() / math.log(2)
+    assert len(short) == len(found) and short[9 - before][1] == pytest.approx(bits, abs=1e-4)
