@@ -184,16 +184,16 @@ def main():
     training, validation, test = draw(args.seed)
     text = "".join(count(start) + "\n" for start in training + validation)
     exercises = json.dumps([exercise(start) for start in test], indent=1) + "\n"
-    beside = args.out.with_name(args.out.stem + "_test.json")
+    test_path = args.out.with_name(args.out.stem + "_test.json")
     try:
-        for path, content in ((args.out, text), (beside, exercises)):
+        for path, content in ((args.out, text), (test_path, exercises)):
             temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
             temporary.write_bytes(content.encode())
             temporary.replace(path)  # under its own name, a file is whole
     except OSError as error:
         parser.error(f"{args.out}: {error.strerror}")
     print(f"{args.out}: {len(training):,} training lines, then {len(validation)} for validation")
-    print(f"{beside}: {len(test)} prompts and answers")
+    print(f"{test_path}: {len(test)} prompts and answers")
 
 
 if __name__ == "__main__":

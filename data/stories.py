@@ -211,7 +211,7 @@ LISTS = {name: split_words(text) for name, text in GRAMMAR["words"].items()}
 LISTS["name"] = [name for pair in zip(WOMEN, MEN, strict=True) for name in pair]
 LISTS["riddle"] = list(GRAMMAR["riddles"])
 GROUPS = {name: text.splitlines() for name, text in GRAMMAR["groups"].items()}
-# A story takes nothing twice from a list or group, except from these.
+# A story takes no entry twice from a list or group, except from these.
 MAY_REPEAT = set("few said asked cried weekday purse meal upto place pet_name".split())
 DRESS = {  # a noun's list: the list of its adjectives
     "thing": "thing_word",
@@ -446,7 +446,7 @@ class Story:
         if slot:
             source += "_" + self.items[slot].word
         if source not in self.lists:
-            lines = self.fresh(source, GROUPS[source])
+            lines = self.unused(source, GROUPS[source])
             return [Option(source, line, parse_template(line), 1.0) for line in lines]
         if source not in DRESS or node.form not in DRESSED_FORMS:
             return self.words(source, node.form, 1.0)
@@ -456,16 +456,16 @@ class Story:
         return plain + self.words(DRESS[source], adjective, DRESSED, rest)
 
     def words(self, source, form, share, rest=()):
-        """The fresh words of a list as Options, whose weights sum to `share`; `rest` follows each."""
+        """The unused words of a list as Options, whose weights sum to `share`; `rest` follows each."""
         weights = {word: 1.0 / (rank + FLATTEN) for rank, word in enumerate(self.lists[source])}
-        words = self.fresh(source, weights)
+        words = self.unused(source, weights)
         scale = share / sum(weights[word] for word in words)
         return [
             Option(source, word, (as_node(form, word), *rest), weights[word] * scale)
             for word in words
         ]
 
-    def fresh(self, source, entries):
+    def unused(self, source, entries):
         """The entries that this story has not used, or all once fewer than two are left."""
         used = self.used.get(source, ())
         left = [entry for entry in entries if entry not in used]
@@ -550,7 +550,7 @@ class Story:
         options = []
         for name in groups:
             gap, group = ("\n\n", name[1:]) if name.startswith("/") else (" ", name)
-            lines = self.fresh(group, GROUPS[group])
+            lines = self.unused(group, GROUPS[group])
             for line in lines:
                 nodes = (Fixed(gap), *parse_template(line))
                 options.append(Option(group, line, nodes, 1.0 / len(lines)))
