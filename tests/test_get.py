@@ -1,0 +1,173 @@
+"""data/get.py against a server on this machine: what it does with connections, and what it makes of texts."""
+
+import hashlib
+import io
+import re
+import subprocess
+import sys
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "data"))
+import get  # noqa: E402
+
+PLAY = "".join(f"Line {i}, é\n" for i in range(30_000)).encode()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves server.body at /text, in ranges if server.ranged; /moved leads there."""
+
+    def do_GET(self):
+        asked = self.headers["Range"]
+        self.server.asked.append(asked)
+        start = int(asked[len("bytes=") : -1]) if asked and self.server.ranged else 0
+        status = 206 if start else 200
+        if self.path != "/text":
+            status = 302 if self.path == "/moved" else 404
+        elif start >= len(self.server.body):
+            status = 416
+        body = self.server.body[start:]
+        self.send_response(status)
+        self.send_header("Location", "/text")
+        self.send_header("Content-Length", len(body))
+        self.end_headers()
+        self.wfile.write(body[: self.server.break_after])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.asked, server.ranged, server.break_after = [], True, None
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def run(server, monkeypatch, tmp_path):
+    """Run get.py with `body` on the server and `urls` in the table: (files by name, message)."""
+
+    def run(name, body, *urls, number="", sha256=""):
+        server.body = body
+        sha256 = None if number else sha256 or hashlib.sha256(body).hexdigest()
+        urls = [f"http://127.0.0.1:{server.server_port}/{url}" for url in urls or ["text"]]
+        monkeypatch.setitem(get.SOURCES, name, (get.SOURCES[name][0], sha256, *urls))
+        message = call([name, *number.split(), "--out", str(tmp_path / "x.txt")])
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}, message
+
+    return run
+
+
+def call(arguments):
+    """What get.py exits with: None, a message (status 1) or a status."""
+    try:
+        return get.main(arguments)
+    except SystemExit as stop:
+        return stop.code
+
+
+def test_a_download_equals_its_source_and_shows_the_time_left(run, capsys):
+    assert run("tinyshakespeare", PLAY) == ({"x.txt": PLAY}, None)
+    assert re.search(r"100%.*\[\d+:\d+<\d+:\d+", capsys.readouterr().err)
+
+
+def test_a_broken_download_is_resumed(run, server):
+    server.break_after = len(PLAY) // 2
+    files, message = run("tinyshakespeare", PLAY)
+    part = files.pop("x.txt.part")
+    assert files == {} and part and PLAY.startswith(part)
+    assert "/text: connection failed" in message and "\n" not in message
+    server.break_after = None
+    assert run("tinyshakespeare", PLAY) == ({"x.txt": PLAY}, None)
+    assert server.asked == [None, f"bytes={len(part)}-"]
+
+
+@pytest.mark.parametrize("kept, ranged", [(1000, False), (len(PLAY), True)], ids=["all", "nothing"])
+def test_a_server_that_sends_all_again_or_has_nothing_left(run, server, tmp_path, kept, ranged):
+    (tmp_path / "x.txt.part").write_bytes(PLAY[:kept])
+    server.ranged = ranged
+    assert run("tinyshakespeare", PLAY) == ({"x.txt": PLAY}, None)
+
+
+def test_a_wrong_checksum_leaves_nothing(run):
+    files, message = run("tinyshakespeare", PLAY, sha256="0" * 64)
+    assert files == {} and "wrong checksum" in message
+
+
+@pytest.mark.parametrize("urls", [["moved"], ["missing", "text"]], ids=["redirect", "second"])
+def test_other_addresses(run, urls):
+    assert run("tinyshakespeare", PLAY, *urls) == ({"x.txt": PLAY}, None)
+
+
+def test_without_any_address_a_file_downloaded_by_hand_is_used(run, tmp_path):
+    files, message = run("tinyshakespeare", PLAY, "missing", "gone")
+    assert files == {} and "/missing: 404;" in message and "/gone: 404;" in message
+    raw = Path(re.search("by hand to (.*) and", message)[1])
+    raw.write_bytes(PLAY)
+    assert run("tinyshakespeare", PLAY, "missing") == ({"x.txt": PLAY}, None)
+
+
+def test_a_book_comes_without_its_license(run, server):
+    book = "\ufeffThe eBook of A\n*** START OF THE PROJECT GUTENBERG EBOOK A\nB ***\n\nOne * é\n\nTwo\n\n"
+    book += "End of Project Gutenberg's A\nB\n\n*** END OF THIS PROJECT GUTENBERG EBOOK A B ***\nLicense"
+    book = (book + "\n" * 200_000).replace("\n", "\r\n").encode()
+    server.break_after = 100_000
+    assert run("gutenberg", book, number="7")[1]
+    server.break_after = None
+    assert run("gutenberg", book, number="7") == ({"x.txt": "One * é\n\nTwo\n".encode()}, None)
+    assert server.asked == [None, None]  # without a checksum, halves are never joined
+
+
+def test_what_is_no_book_leaves_nothing(run):
+    files, message = run("gutenberg", b"<html>Not found</html>", number="7")
+    assert files == {} and "not gutenberg 7" in message
+
+
+def test_stories_are_separated_by_a_blank_line(run):
+    stories = b"\nOne.\n\nStill one.\n<|endoftext|>\n\nTwo.\n<|endoftext|>\n"
+    assert run("tinystories", stories)[0] == {"x.txt": b"One.\nStill one.\n\nTwo.\n\n"}
+
+
+def test_an_archive_with_hostile_paths(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(archive := io.BytesIO(), "w") as file:
+        for path in ["../evil.txt", str(tmp_path / "evil.txt"), "evil.txt"]:
+            file.writestr(path, "evil")
+        file.writestr("wikitext-103-raw/wiki.train.raw", " \n = Title = \n \n Text , é . \n")
+    files, _ = run("wikitext103", archive.getvalue())
+    assert files == {"x.txt": "\n= Title =\n\nText , é .\n".encode()}
+    assert not (tmp_path.parent / "evil.txt").exists()
+
+
+@pytest.mark.parametrize("name", get.SOURCES)
+def test_without_a_network_one_line_names_the_real_addresses(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # nobody listens there
+    monkeypatch.setenv("no_proxy", "")
+    message = call([name, *["7"] * (name == "gutenberg"), "--out", str(tmp_path / "x.txt")])
+    assert "\n" not in message and not any(tmp_path.iterdir())
+    for url in get.SOURCES[name][2:]:
+        assert url.startswith("https://") and f"{url.format(7)}: connection failed;" in message
+
+
+def test_a_missing_package_is_named():
+    code = "import runpy, sys; sys.modules['pooch'] = None; runpy.run_path('data/get.py')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (
+        1,
+        1,
+    ) and "pip install pooch" in done.stderr
+
+
+@pytest.mark.parametrize("words", ["nothing", "gutenberg", "tinystories 3", "gutenberg 1 --out /"])
+def test_bad_arguments(words, capsys):
+    assert call(words.split()) == 2
+    assert "get.py: error: " in capsys.readouterr().err
