@@ -29,7 +29,7 @@ except ImportError:
 HEADERS = {"User-Agent": "language-model-ladder", "Accept-Encoding": "identity"}
 # Of a book's license: the end of the first part, the start of the second.
 MARKER = r"(?:\nEnd of (?:the )?Project Gutenberg[^*]*)?\*+ ?(?:START|END) OF TH\w+ PROJECT[^*]*\*+"
-read_text = partial(TextIOWrapper, encoding="utf-8-sig")  # Gutenberg's files begin with a BOM
+read_text = partial(TextIOWrapper, encoding="utf-8")
 
 
 def read_articles(file):
