@@ -119,25 +119,25 @@ def main(arguments=None):
     parser.add_argument("name", choices=SOURCES)
     parser.add_argument("number", type=int, nargs="?", default=0, help="of the book")
     parser.add_argument("--out", type=Path, metavar="FILE")
-    options = parser.parse_args(arguments)
-    name, number = options.name, options.number
-    if (name == "gutenberg") != (number > 0):
+    args = parser.parse_args(arguments)
+    if (args.name == "gutenberg") != (args.number > 0):
         parser.error("gutenberg, and no other, takes the number of a book: gutenberg 1342")
-    out = options.out or Path(__file__).resolve().parent.parent / f"{name}{number or ''}.txt"
+    out = args.out or Path(__file__).resolve().parent.parent / f"{args.name}{args.number or ''}.txt"
     if out.exists() or not out.parent.is_dir():
         parser.error(f"{out} is there already, or its folder is not")
     raw, part, temporary = (out.with_name(out.name + end) for end in (".download", ".part", ".tmp"))
     pooch.get_logger().setLevel("ERROR")
-    read, sha256, *urls = SOURCES[name]
+    read, sha256, *urls = SOURCES[args.name]
     try:
-        download([url.format(number) for url in urls], sha256, raw, part)
+        download([url.format(args.number) for url in urls], sha256, raw, part)
         with open(raw, "rb") as file, open(temporary, "w", encoding="utf-8", newline="\n") as text:
             text.writelines(read(file))
         temporary.replace(out)
         raw.unlink()
+        print(f"{out}: {out.stat().st_size:,} bytes")
     except ValueError:
         raw.unlink()
-        sys.exit(f"get.py: what came is not {name} {number}; try again later")
+        sys.exit(f"get.py: what came is not {args.name} {args.number}; try again later")
     except OSError as error:
         sys.exit(f"get.py: {error.filename or out}: {error.strerror or error}")
     except KeyboardInterrupt:
