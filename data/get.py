@@ -49,29 +49,29 @@ def read_book(file):
     return [book.strip() + "\n"]
 
 
-SOURCES = {  # name: how to read it, sha256, first and second address; above: where they are from
-    # tensorflow/datasets, url_checksums/tiny_shakespeare.txt; TensorFlow's text generation tutorial
+SOURCES = {  # name: how to read it, sha256, addresses in the order in which they are tried
+    # Checksum: tensorflow/datasets, url_checksums/tiny_shakespeare.txt. Second: TensorFlow's tutorial.
     "tinyshakespeare": (
         read_text,
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "https://storage.googleapis.com/download.tensorflow.org/data/shakespeare.txt",
     ),
-    # the first with blob for resolve (the publisher's own is gone); tysam-code/hlb-gpt, main.py
+    # Checksum: the first with blob for resolve (the publisher's is gone). Second: tysam-code/hlb-gpt.
     "wikitext103": (
         read_articles,
         "91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794",
         "https://huggingface.co/datasets/mattdangerw/wikitext-103-raw/resolve/3555105b17ae31cc619a136fac72dbe2865c3738/wikitext-103-raw-v1.zip",
         "https://wikitext.smerity.com/wikitext-103-raw-v1.zip",
     ),
-    # the first with blob for resolve, a page that shows the checksum; a mirror of the whole site
+    # Checksum: the first with blob for resolve, a page about the file. Second: a mirror of that site.
     "tinystories": (
         read_stories,
         "6418d412de72888f52b5142c761ac21a582f7d1166f0bfbdb5f03ccfdec90443",
         "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/f54c09fd23315a6f9c86f9dc80f725de7d8f9c64/TinyStoriesV2-GPT4-train.txt",
         "https://hf-mirror.com/datasets/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-train.txt",
     ),
-    # no checksum is published; the mirror comes first, to spare the site that people read on
+    # Checksum: none is published. The mirror comes first, to spare the site that people read on.
     "gutenberg": (
         read_book,
         None,
