@@ -11,23 +11,22 @@ The model always writes its most likely token. A number is right if its words ar
 next number, because only that shows where a number ends: 20 and then 1 would read as 21. A text is exact if all its
 numbers are right. The word error rate is that of all texts together: substituted, dropped and added words per word of
 the answers. A text is compared up to as many words as its answer has; the prompt does not count. What is printed is
-also written to benchmarks/results/counting.md.
+also written to benchmarks/results/counting.json.
 """
 
 import argparse
 import importlib
 import importlib.util
 import json
-import shlex
 import sys
 from itertools import accumulate, takewhile
 from pathlib import Path
 
 import jiwer
 import torch
+from report import RESULTS, ROOT, save
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} tokens, {remaining} left"
 
@@ -133,17 +132,12 @@ def score(exercises, texts):
     return {"correct": correct, "exact": exact, "wer": wer, "errors": errors}
 
 
-def describe(figures, numbers):
-    """The figures in lines for a reader, with the first ten errors."""
-    correct, errors = figures["correct"], figures["errors"]
-    mean = sum(correct) / len(correct)
-    lines = [
-        f"exact texts: {figures['exact']} of {len(correct)}",
-        f"right numbers before the first error: mean {mean:.2f}, least {min(correct)} (of {numbers})",
-        f"word error rate: {figures['wer']:.4f}",
-        *errors[:10],
-    ]
-    return lines + [f"and {len(errors) - 10} more texts with an error"] * (len(errors) > 10)
+def table(figures, numbers):
+    """The figures as rows of cells."""
+    correct = figures["correct"]
+    right = f"mean {sum(correct) / len(correct):.2f}, least {min(correct)}, of {numbers}"
+    rows = [["exact texts", "right numbers before the first error", "word error rate"]]
+    return [*rows, [f"{figures['exact']} of {len(correct)}", right, f"{figures['wer']:.4f}"]]
 
 
 def main():
@@ -153,8 +147,8 @@ def main():
     parser.add_argument("--starts", type=int, nargs="+", help="first numbers of other prompts")
     parser.add_argument("--numbers", type=int, default=47, help="to write after each prompt (47)")
     parser.add_argument("--stride", type=int, default=1, help="from number to number (1)")
-    results = ROOT / "benchmarks" / "results" / "counting.md"
-    parser.add_argument("--out", type=Path, default=results, help="where the figures go")
+    default = RESULTS / "counting.json"
+    parser.add_argument("--out", type=Path, default=default, help="where the figures go")
     args = parser.parse_args()
     if args.numbers < 1:
         parser.error("argument --numbers: must be 1 or more")
@@ -165,12 +159,10 @@ def main():
         parser.error(f"these numbers leave the range: {error}")
     version, run = open_run(args.run)
     figures = score(exercises, continue_prompts(version, run, exercises))
-    lines = describe(figures, args.numbers)
-    title = f"# Counting on: {version.NAME}, {len(exercises)} prompts, {args.numbers} numbers each"
-    command = shlex.join(["python", "benchmarks/counting.py", *sys.argv[1:]])
-    listed = "\n".join(f"- {line}" for line in lines)
-    args.out.write_text(f"{title}\n\n`{command}`\n\n{listed}\n", encoding="utf-8")
-    print("\n".join(lines))
+    question = "Does a model that read numbers in words count on without an error?"
+    note = f"{version.NAME}, {args.numbers} numbers after each prompt, the most probable tokens."
+    save(args.out, question, [table(figures, args.numbers)], note)
+    print("\n".join(figures["errors"][:10]), end="")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ notebooks/5_training.ipynb imports it, and draws the file that this command writ
 
 import argparse
 import importlib
-import json
 import math
-import shlex
 import sys
 import tempfile
 from bisect import bisect_right
@@ -22,8 +20,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from report import RESULTS, ROOT, save
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 
 import stories as maker  # noqa: E402
@@ -92,9 +90,7 @@ def main():
         "--run", type=Path, metavar="FOLDER", help="a run of the version (default: train)"
     )
     parser.add_argument("--stories", type=int, default=40, help="of the validation split")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "surprise.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "surprise.json")
     args = parser.parse_args()
     version, data = importlib.import_module(args.version), ROOT / "input.txt"
     with tempfile.TemporaryDirectory() as temporary:
@@ -113,14 +109,14 @@ def main():
                 for p in pieces
             ]
         )
-    command = ("python benchmarks/surprise.py " + shlex.join(sys.argv[1:])).strip()
-    content = {"command": command, "version": args.version, "bits_per_byte": bits, "stories": found}
-    args.out.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
     paid = [sum(piece[i] for pieces in found for piece in pieces) for i in (1, 2)]
     size = sum(len(piece[0].encode()) for pieces in found for piece in pieces)
-    print(
-        f"{len(found)} stories: grammar {paid[0] / size:.4f}, {args.version} {paid[1] / size:.4f} bits/byte"
-    )
+    cells = [[f"{len(found)} stories of the validation split", "bits/byte"]]
+    cells += [["what the grammar asks", f"{paid[0] / size:.4f}"]]
+    cells += [[f"`{args.version}.py`", f"{paid[1] / size:.4f}"]]
+    question = "Where in a story does a model lose more than the grammar asks?"
+    note = "Piece by piece in notebooks/5_training.ipynb."
+    save(args.out, question, [cells], note, version=args.version, bits_per_byte=bits, stories=found)
 
 
 if __name__ == "__main__":
