@@ -41,35 +41,15 @@ ALPHABETS = {
     "ascii": [chr(c) for c in range(128)],
     "letters": list("aabbcdeAB é"),
     "planes": characters((0, 0x1FFFF), (0x20000, 0x200FF), (0xE0000, 0xE01EF)),
-    "marks": [
-        "a",
-        "क",
-        *characters((0x300, 0x330), (0x93A, 0x94F), (0xE30, 0xE4E), (0x64B, 0x65F)),
-    ],
-    "emoji": [*"👩👨👧❤🏽🏳🌈1#*", *map(chr, (0x200D, 0xFE0F, 0x20E3, 0x1F1E9, 0x1F1EA, 0xE0067))],
-    "control": [
-        *map(chr, range(0x20)),
-        *map(chr, range(0x7F, 0xA1)),
-        "\xad",
-        "\u200b",
-        "\ufeff",
-        "a",
-    ],
+    "marks": list("aक")
+    + characters((0x300, 0x330), (0x93A, 0x94F), (0xE30, 0xE4E), (0x64B, 0x65F)),
+    "emoji": list("👩👨👧❤🏽🏳🌈1#*\u200d\ufe0f\u20e3\U0001f1e9\U0001f1ea\U000e0067"),
+    "control": list(map(chr, range(0x20)))
+    + list(map(chr, range(0x7F, 0xAE)))
+    + list("\u200b\ufeffa"),
     "space": list("  \n\r\t\x0b\x0c\x1c\x85\xa0\u2003\u2028\u3000a1;"),
     "mixed": list("ab'sStTlLvVeErRdDmM ' 12 ;.-\n\n\r  \t_éñßжя中文日本ひカ한글ไทยکتايم́ſK٣④"),
-    "words": [
-        " the",
-        "low",
-        "er",
-        " don't",
-        " I'll",
-        "\n",
-        "\n\n    ",
-        "x = 10",
-        "();\r\n",
-        " हिन्दी",
-        " 東京",
-    ],
+    "words": " the|low|er| don't| I'll|\n|\n\n    |x = 10|();\r\n| हिन्दी| 東京".split("|"),
 }
 
 
@@ -88,39 +68,22 @@ def random_corpus(seed, size):
 
 
 # A morning, told in as many scripts: the grandmother, the cat, three apples and twelve pears.
-SCRIPTS = {
-    "Latin": "Früh öffnete Großmutter das Fenster, und der Kater sprang. „Guten Tag“, sagte sie; im Korb lagen 3 Äpfel "
-    "und 12 Birnen. Un garçon naïf mangea là-bas, l'œil fermé. Żółw zjadł gęś. Bà tôi mở cửa sổ: mèo đã nhảy mất!",
-    "Greek": "Το πρωί η γιαγιά άνοιξε το παράθυρο· η γάτα πήδηξε στον κήπο. «Καλημέρα», είπε· «θέλεις γάλα;» Στο "
-    "καλάθι είχε 3 μήλα και 12 αχλάδια. Ἐν τῷ κήπῳ ᾖδον ὄρνιθες.",
-    "Cyrillic": "Утром бабушка открыла окно, и кот прыгнул в сад. «Доброе утро!» — сказала она. — В корзине 3 яблока и "
-    "12 груш. Ёжик шуршал под ёлкой, а їжак їв ґрунт; Ђорђе није љут.",
-    "Hebrew": 'בבוקר פתחה סבתא את החלון, והחתולה קפצה לגינה. "בוקר טוב!" אמרה. בַּסַּל הָיוּ 3 תפוחים ו־12 אגסים.',
-    "Arabic": "في الصباح فتحت الجدة النافذة، وقفزت القطة إلى الحديقة. قالت: «صباح الخير!» كان في السلة ٣ تفاحات و12 "
-    "إجاصة. يَكْتُبُ مُحَمَّدٌ رِسَالَةً. گربه می‌خواهد برود؛ پرنده‌ها خواندند.",
-    "Devanagari": "सुबह दादी ने खिड़की खोली और बिल्ली बगीचे में कूद गई। “शुभ प्रभात!” उन्होंने कहा। टोकरी में ३ सेब और "
-    "12 नाशपाती थीं। क्षमा, विज्ञान, श्रीमान् और क्‍ष की कहानी॥",
-    "Bengali": "সকালে দাদি জানালা খুললেন আর বিড়াল বাগানে লাফ দিল। “সুপ্রভাত!” তিনি বললেন। ঝুড়িতে ৩টি আপেল ও 12টি নাশপাতি ছিল।",
-    "Tamil": "காலையில் பாட்டி ஜன்னலைத் திறந்தார்; பூனை தோட்டத்தில் குதித்தது. கூடையில் 3 ஆப்பிள்களும் 12 பேரிக்காய்களும் இருந்தன.",
-    "Thai": 'ตอนเช้าคุณยายเปิดหน้าต่าง แมวก็กระโดดเข้าสวน "สวัสดี!" ยายพูด ในตะกร้ามีแอปเปิล ๓ ผล และลูกแพร์ 12 ผล '
-    "น้ำใสไหลเย็น ต้นไม้ร่มรื่น",
-    "Han": "早上,奶奶打开窗户,猫跳进了花园。“早上好!”她说。篮子里有3个苹果和十二个梨。𠮷先生住在𡈽町;㐂び。",
-    "Japanese": "朝、おばあさんが窓を開けると、猫が庭へ飛び出した。「おはよう!」かごにはリンゴが3個、ナシが12個。"
-    "ガラスの家でパーティー、ﾊﾝｶｸのネコゞ々。",
-    "Hangul": '아침에 할머니가 창문을 열자 고양이가 마당으로 뛰었다. "좋은 아침!" 바구니에는 사과 3개와 '
-    "배 12개가 있었다.",
-    "Georgian": "დილით ბებიამ ფანჯარა გააღო და კატა ბაღში გადახტა. „დილა მშვიდობისა!“ კალათაში 3 ვაშლი და 12 "
-    "მსხალი იყო.",
-}
-
-
-ALL_SCRIPTS = "\n".join(
-    unicodedata.normalize(form, text) for text in SCRIPTS.values() for form in ("NFC", "NFD")
-)
+SCRIPTS = """Früh öffnete Großmutter das Fenster, und der Kater sprang. „Guten Tag“, sagte sie; im Korb lagen 3 Äpfel und 12 Birnen. Un garçon naïf mangea là-bas, l'œil fermé. Żółw zjadł gęś. Bà tôi mở cửa sổ: mèo đã nhảy mất!
+Το πρωί η γιαγιά άνοιξε το παράθυρο· η γάτα πήδηξε στον κήπο. «Καλημέρα», είπε· «θέλεις γάλα;» Στο καλάθι είχε 3 μήλα και 12 αχλάδια. Ἐν τῷ κήπῳ ᾖδον ὄρνιθες.
+Утром бабушка открыла окно, и кот прыгнул в сад. «Доброе утро!» — сказала она. — В корзине 3 яблока и 12 груш. Ёжик шуршал под ёлкой, а їжак їв ґрунт; Ђорђе није љут.
+בבוקר פתחה סבתא את החלון, והחתולה קפצה לגינה. "בוקר טוב!" אמרה. בַּסַּל הָיוּ 3 תפוחים ו־12 אגסים.
+في الصباح فتحت الجدة النافذة، وقفزت القطة إلى الحديقة. قالت: «صباح الخير!» كان في السلة ٣ تفاحات و12 إجاصة. يَكْتُبُ مُحَمَّدٌ رِسَالَةً. گربه می‌خواهد برود؛ پرنده‌ها خواندند.
+सुबह दादी ने खिड़की खोली और बिल्ली बगीचे में कूद गई। “शुभ प्रभात!” उन्होंने कहा। टोकरी में ३ सेब और 12 नाशपाती थीं। क्षमा, विज्ञान, श्रीमान् और क्‍ष की कहानी॥
+সকালে দাদি জানালা খুললেন আর বিড়াল বাগানে লাফ দিল। “সুপ্রভাত!” তিনি বললেন। ঝুড়িতে ৩টি আপেল ও 12টি নাশপাতি ছিল।
+காலையில் பாட்டி ஜன்னலைத் திறந்தார்; பூனை தோட்டத்தில் குதித்தது. கூடையில் 3 ஆப்பிள்களும் 12 பேரிக்காய்களும் இருந்தன.
+ตอนเช้าคุณยายเปิดหน้าต่าง แมวก็กระโดดเข้าสวน "สวัสดี!" ยายพูด ในตะกร้ามีแอปเปิล ๓ ผล และลูกแพร์ 12 ผล น้ำใสไหลเย็น ต้นไม้ร่มรื่น
+早上,奶奶打开窗户,猫跳进了花园。“早上好!”她说。篮子里有3个苹果和十二个梨。𠮷先生住在𡈽町;㐂び。
+朝、おばあさんが窓を開けると、猫が庭へ飛び出した。「おはよう!」かごにはリンゴが3個、ナシが12個。ガラスの家でパーティー、ﾊﾝｶｸのネコゞ々。
+아침에 할머니가 창문을 열자 고양이가 마당으로 뛰었다. "좋은 아침!" 바구니에는 사과 3개와 배 12개가 있었다.
+დილით ბებიამ ფანჯარა გააღო და კატა ბაღში გადახტა. „დილა მშვიდობისა!“ კალათაში 3 ვაშლი და 12 მსხალი იყო."""
+SCRIPTS = [unicodedata.normalize(form, SCRIPTS) for form in ("NFC", "NFD")]
 CORPUS = random_corpus(0, 30_000)
-ANY_TEXT = st.text() | st.lists(st.sampled_from([*chain(*ALPHABETS.values())]), max_size=30).map(
-    "".join
-)
+SYMBOLS = sorted({*chain(*ALPHABETS.values())})
 
 
 def cut(rng, text, longest):
@@ -174,6 +137,7 @@ def test_the_first_section_runs_by_itself_and_its_examples_hold():
     assert [names["decode"](names["encode"](w, merges), merges) for w in words] == words
     assert len(merges) == 6 and names["decode"]([BYTE["é"[0].encode()[0]]], []) == "\ufffd"
     assert doctest.testmod(bpe) == (0, 4)
+    assert learn("low low lower", 259).encode(" lowest") == [258, 68, 82, 83]
 
 
 BYTE = {b: i for i, b in enumerate(bpe.BYTES)}
@@ -197,13 +161,6 @@ def test_runs_and_overlaps(chunks, text):
     assert trainer.merges == bpe.train(chunks, 276)
     tok = BPETokenizer(trainer.merges, pattern=r"[\s\S]+")
     assert tok.encode(text) == bpe.encode(text, trainer.merges)
-
-
-def test_the_documented_example():
-    tok = learn("low low lower", 259)
-    assert [tok.token_bytes(i) for i in (256, 257, 258)] == [b"lo", b"low", b" low"]
-    assert tok.encode(" lowest") == [258, 68, 82, 83]
-    assert Splitter().split("Hello  world's") == ["Hello", " ", " world", "'s"]
 
 
 def test_a_chunk_of_many_letters_gives_the_ids_of_tiktoken():
@@ -241,23 +198,14 @@ def test_training_equals_tokenizers(pattern):
 def test_ids_equal_tiktoken_and_tokenizers(tok, peers, alphabet):
     rng = random.Random(alphabet)
     texts = [random_text(rng, alphabet) for _ in range(200)]
-    texts += [unicodedata.normalize("NFD", text) for text in texts[:20]]
+    texts += SCRIPTS
     ids = [tok.encode(text) for text in texts]
     assert ids == peers[0].encode_ordinary_batch(texts)
     assert ids == [each.ids for each in peers[1].encode_batch(texts)]
     assert texts == [tok.decode(i) for i in ids]
 
 
-@each_pattern
-def test_many_scripts(pattern, tmp_path):
-    tok = learn(ALL_SCRIPTS[::2] + ALL_SCRIPTS, 1_000, pattern=pattern)
-    theirs = to_peers(tok, tmp_path)
-    ids = tok.encode(ALL_SCRIPTS)
-    assert ids == theirs[0].encode_ordinary(ALL_SCRIPTS) == theirs[1].encode(ALL_SCRIPTS).ids
-    assert tok.decode(ids) == ALL_SCRIPTS
-
-
-def test_special_tokens_agree_with_tiktoken_and_tokenizers(tok, peers):
+def test_special_tokens_agree_and_from_tiktoken_recovers_the_merges(tok, peers):
     text = "one<|end|> two <|end|><|end|>\n é"
     ids = tok.encode(text, "all")
     assert ids == peers[0].encode(text, allowed_special="all") == peers[1].encode(text).ids
@@ -265,11 +213,7 @@ def test_special_tokens_agree_with_tiktoken_and_tokenizers(tok, peers):
     assert peers[1].decode(ids, skip_special_tokens=False) == text == tok.decode(ids)
     assert peers[1].decode(ids) == text.replace("<|end|>", "")
     assert peers[1].get_vocab_size() == tok.vocab_size == 800
-
-
-def test_from_tiktoken_recovers_the_merges(tok):
-    again = BPETokenizer.from_tiktoken(tok.to_tiktoken())
-    assert again.to_json() == tok.to_json()
+    assert BPETokenizer.from_tiktoken(peers[0]).to_json() == tok.to_json()
 
 
 def test_from_tiktoken_with_another_byte_order_and_gaps(tok, tmp_path):
@@ -392,10 +336,8 @@ def test_a_chunk_longer_than_many_blocks_is_rescanned_a_few_times(monkeypatch):
     assert sum(scanned) < 500_000
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_default_does_not_cut_a_word_at_its_marks(script):
-    for form in ("NFC", "NFD"):
-        text = unicodedata.normalize(form, SCRIPTS[script])
+def test_default_does_not_cut_a_word_at_its_marks():
+    for text in SCRIPTS:
         words = regex.findall(r"\p{L}[\p{L}\p{M}\u200c\u200d]*", text)
         bare = [regex.sub(r"^[^\p{L}\p{N}]", "", chunk) for chunk in Splitter().split(text)]
         assert words == [chunk for chunk in bare if regex.match(r"\p{L}", chunk)]
@@ -405,7 +347,7 @@ def test_default_does_not_cut_a_word_at_its_marks(script):
 
 
 @FEW
-@given(ANY_TEXT, st.binary())
+@given(st.text() | st.lists(st.sampled_from(SYMBOLS)).map("".join), st.binary())
 def test_every_text_and_all_bytes_have_ids(text, data):
     for tok in TOKENIZERS.values():
         ids = tok.encode(text)
@@ -472,11 +414,11 @@ def test_only_allowed_chars_are_merged():
         assert exported.encode(text) == exported.to_tiktoken().encode_ordinary(text)
 
 
-@pytest.mark.parametrize("text, size", [("", 256), ("a", 256), ("aaaa", 258), (["", ""], 256)])
-def test_a_text_with_too_few_pairs_gives_a_smaller_vocabulary_and_a_warning(text, size):
-    with pytest.warns(UserWarning, match=f"{size + 1} tokens, not 1000"):
-        tok = learn(text, 1000, special_tokens=["<e>"])
-    assert tok.vocab_size == size + 1 and tok.special_tokens == {"<e>": size}
+def test_a_text_with_too_few_pairs_gives_a_smaller_vocabulary_and_a_warning():
+    for text, size in (("", 256), ("a", 256), ("aaaa", 258), (["", ""], 256)):
+        with pytest.warns(UserWarning, match=f"{size + 1} tokens, not 1000"):
+            tok = learn(text, 1000, special_tokens=["<e>"])
+        assert tok.vocab_size == size + 1 and tok.special_tokens == {"<e>": size}
 
 
 BAD_OPTIONS = [
@@ -553,21 +495,13 @@ def test_scaffolds_equal_the_algorithm(counts, n_kept):
     assert scaffold_train(counts, n_kept) == plain_scaffold_train(words, n_kept)
 
 
-def test_scaffolds_of_a_text():
-    text = random_corpus(0, 1_500)
-    tok = learn(text, 256 + 60, ScaffoldTokenizer)
-    words = [([*ids], n) for ids, n in to_words(Counter(Splitter().split(text))).items()]
-    merges, scaffolds = plain_scaffold_train(words, 60)
-    assert (tok.merges, tok.scaffolds) == (merges, sorted(scaffolds)) and scaffolds
-    kept = [i for i in range(256 + len(merges)) if i not in scaffolds]
-    assert tok.vocab_size == len(kept) == 316
-
-    def take_apart(i):  # Algorithm 2
-        return [i] if i in kept else [*chain(*map(take_apart, merges[i - 256]))]
-
-    chunks = Splitter().split(random_corpus(1, 300))
-    ids = [kept.index(j) for c in chunks for i in bpe.encode(c, merges) for j in take_apart(i)]
-    assert tok.encode("".join(chunks)) == ids and tok.decode(ids) == "".join(chunks)
+def test_a_scaffold_is_taken_apart_into_the_longest_tokens():
+    merges = [(64, 65), (256, 66), (66, 67), (257, 258)]  # ab, abc, cd, abccd
+    tok = ScaffoldTokenizer(merges, pattern=r"[\s\S]+", scaffolds=[259, 257])
+    assert [tok.token_bytes(i) for i in tok.encode("abccd")] == [b"ab", b"c", b"cd"]
+    tok = TOKENIZERS["scaffold"]
+    assert tok.vocab_size == 500 == 257 + len(tok.merges) - len(tok.scaffolds) and tok.scaffolds
+    assert tok.merges == learn(CORPUS, 256 + len(tok.merges), pattern="gpt2").merges
 
 
 def test_the_example_of_the_paper():
@@ -600,38 +534,29 @@ def test_save_and_load_keep_everything(tok, tmp_path):
 OLD_FILE = {"format": "bpe-tokenizer", "version": 1, "pattern": PATTERNS["default"]}
 OLD_FILE |= {"special_tokens": {"<e>": 258}, "allowed_chars": None, "byte_order": [*bpe.BYTES]}
 OLD_FILE |= {"scaffolds": [], "merges": [[0, 1], [256, 2]]}
-BAD_FIELDS = {
-    "format": ["other", None, 1],
-    "version": [2, 0, "1", None],
-    "pattern": ["(", "(a)", "", None, 5, ["a"]],
-    "special_tokens": [{"<e>": 257}, {"<e>": 258, "<f>": 258}, {"<e>": "258"}, {"<e>": 1.5}],
-    "allowed_chars": [5, [[]]],
-    "byte_order": [[*range(255)], [0] * 256, [1.5] * 256, [*range(1, 257)], 10**12, "abc"],
-    "scaffolds": [[255], [258], ["256"], [[256]], 5, [256, 256]],
-    "merges": [
-        [[0, 1], [257, 2]],
-        [[-1, 1]],
-        [[0, 1.0]],
-        [[0]],
-        [[0, 1, 2]],
-        ["01"],
-        [0, 1],
-        5,
-        None,
-    ],
-}
-BAD_FIELDS["special_tokens"] += [{"<e>": 10**12}, {"": 258}, 5, None]
-BAD_FIELDS["merges"].append([[0, 0], *([i, i] for i in range(256, 320))])  # 2 ** 65 bytes
+BAD_FIELDS = """format "other" | null | 1
+version 2 | 0 | "1" | null
+pattern "(" | "(a)" | "" | null | 5 | ["a"]
+special_tokens {"<e>": 257} | {"<e>": 258, "<f>": 258} | {"<e>": "258"} | {"<e>": 1.5} | {"": 258} | 5 | null
+special_tokens {"<e>": 1000000000000}
+allowed_chars 5 | [[]]
+byte_order [0, 1] | [1.5] | 1000000000000 | "abc"
+scaffolds [255] | [258] | ["256"] | [[256]] | 5 | [256, 256]
+merges [[0, 1], [257, 2]] | [[-1, 1]] | [[0, 1.0]] | [[0]] | [[0, 1, 2]] | ["01"] | [0, 1] | 5 | null"""
 
 
 def test_a_file_is_checked_field_by_field(tmp_path):
     path = tmp_path / "tok.json"
     path.write_text(json.dumps(OLD_FILE))
     assert type(BPETokenizer.load(path)) is BPETokenizer
-    damaged = [OLD_FILE | {field: bad} for field in BAD_FIELDS for bad in BAD_FIELDS[field]]
+    damaged = []
+    for field, values in (line.split(" ", 1) for line in BAD_FIELDS.splitlines()):
+        damaged += [OLD_FILE | {field: json.loads(bad)} for bad in values.split(" | ")]
+        damaged += [{k: v for k, v in OLD_FILE.items() if k != field or k == "scaffolds"}]
     damaged += [
-        {k: v for k, v in OLD_FILE.items() if k != name} for name in {*OLD_FILE} - {"scaffolds"}
-    ]
+        OLD_FILE | {"merges": [[0, 0], *([i, i] for i in range(256, 320))]}
+    ]  # 2 ** 65 bytes
+    damaged.remove(OLD_FILE)  # older and newer files may lack "scaffolds"
     for data in damaged:
         path.write_text(json.dumps(data))
         with pytest.raises(TokenizerError, match=r"tok\.json") as error:
@@ -670,35 +595,26 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 # ---- Command line
 
 
-def command(folder, *args):
-    done = [sys.executable, ROOT / "bpe_tokenizer.py", *args]
-    return subprocess.run(done, cwd=folder, capture_output=True, text=True, timeout=100)
-
-
-def test_command_line(tmp_path):
-    (tmp_path / "text.txt").write_bytes((CORPUS + "\r\n\r").encode())
+def test_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_bytes((CORPUS + "\r\n\r").encode())
     args = ["text.txt", "--out", "tok.json", "--vocab-size", "500", "--special", "<e>", "<f>"]
-    done = command(tmp_path, *args)
+    command = [sys.executable, ROOT / "bpe_tokenizer.py", *args]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and "500 tokens" in done.stdout
     expected = learn(CORPUS + "\r\n\r", 500, special_tokens=["<e>", "<f>"])
-    assert (tmp_path / "tok.json").read_text() == expected.to_json()
-
-
-def test_command_line_errors_are_one_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    assert Path("tok.json").read_text() == expected.to_json()
     Path("latin1.txt").write_bytes("caf\xe9 ".encode("latin-1") * 9)
-    Path("text.txt").write_text("some text")
-    for file, out, size in (("no.txt", "x", 300), (".", "x", 300), ("latin1.txt", "x", 300)):
-        refused(file, out, size)
-    refused("text.txt", "no/x", 257)
-    assert "vocab_size 100" in refused("text.txt", "x", 100) and not Path("x").exists()
-
-
-def refused(file, out, size):
-    with pytest.raises(SystemExit) as ended:
-        bpe.main(file, out, size)
-    assert file in ended.value.code and "\n" not in ended.value.code
-    return ended.value.code
+    for file, out, size in (
+        ("no.txt", "x", 300),
+        (".", "x", 300),
+        ("latin1.txt", "x", 300),
+        ("text.txt", "no/x", 257),
+        ("text.txt", "x", 100),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            bpe.main(file, out, size)
+        assert file in ended.value.code and "\n" not in ended.value.code and not Path("x").exists()
 
 
 def test_importing_runs_nothing_and_loads_no_large_library():
