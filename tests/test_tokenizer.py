@@ -28,9 +28,6 @@ FEW = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 each_pattern = pytest.mark.parametrize("pattern", PATTERNS)
 
 
-# ---- Texts
-
-
 def characters(*ranges):
     """All characters of these ranges that Unicode has assigned."""
     points = chain.from_iterable(range(first, last + 1) for first, last in ranges)
@@ -41,12 +38,13 @@ ALPHABETS = {
     "ascii": [chr(c) for c in range(128)],
     "letters": list("aabbcdeAB é"),
     "planes": characters((0, 0x1FFFF), (0x20000, 0x200FF), (0xE0000, 0xE01EF)),
-    "marks": list("aक")
-    + characters((0x300, 0x330), (0x93A, 0x94F), (0xE30, 0xE4E), (0x64B, 0x65F)),
+    "marks": characters(
+        (0x61, 0x61), (0x300, 0x330), (0x915, 0x94F), (0xE30, 0xE4E), (0x64B, 0x65F)
+    ),
     "emoji": list("👩👨👧❤🏽🏳🌈1#*\u200d\ufe0f\u20e3\U0001f1e9\U0001f1ea\U000e0067"),
-    "control": list(map(chr, range(0x20)))
-    + list(map(chr, range(0x7F, 0xAE)))
-    + list("\u200b\ufeffa"),
+    "control": characters(
+        (0, 0x1F), (0x61, 0x61), (0x7F, 0xAE), (0x200B, 0x200F), (0xFEFF, 0xFEFF)
+    ),
     "space": list("  \n\r\t\x0b\x0c\x1c\x85\xa0\u2003\u2028\u3000a1;"),
     "mixed": list("ab'sStTlLvVeErRdDmM ' 12 ;.-\n\n\r  \t_éñßжя中文日本ひカ한글ไทยکتايم́ſK٣④"),
     "words": " the|low|er| don't| I'll|\n|\n\n    |x = 10|();\r\n| हिन्दी| 東京".split("|"),
@@ -74,24 +72,15 @@ SCRIPTS = """Früh öffnete Großmutter das Fenster, und der Kater sprang. „Gu
 בבוקר פתחה סבתא את החלון, והחתולה קפצה לגינה. "בוקר טוב!" אמרה. בַּסַּל הָיוּ 3 תפוחים ו־12 אגסים.
 في الصباح فتحت الجدة النافذة، وقفزت القطة إلى الحديقة. قالت: «صباح الخير!» كان في السلة ٣ تفاحات و12 إجاصة. يَكْتُبُ مُحَمَّدٌ رِسَالَةً. گربه می‌خواهد برود؛ پرنده‌ها خواندند.
 सुबह दादी ने खिड़की खोली और बिल्ली बगीचे में कूद गई। “शुभ प्रभात!” उन्होंने कहा। टोकरी में ३ सेब और 12 नाशपाती थीं। क्षमा, विज्ञान, श्रीमान् और क्‍ष की कहानी॥
-সকালে দাদি জানালা খুললেন আর বিড়াল বাগানে লাফ দিল। “সুপ্রভাত!” তিনি বললেন। ঝুড়িতে ৩টি আপেল ও 12টি নাশপাতি ছিল।
-காலையில் பாட்டி ஜன்னலைத் திறந்தார்; பூனை தோட்டத்தில் குதித்தது. கூடையில் 3 ஆப்பிள்களும் 12 பேரிக்காய்களும் இருந்தன.
 ตอนเช้าคุณยายเปิดหน้าต่าง แมวก็กระโดดเข้าสวน "สวัสดี!" ยายพูด ในตะกร้ามีแอปเปิล ๓ ผล และลูกแพร์ 12 ผล น้ำใสไหลเย็น ต้นไม้ร่มรื่น
 早上,奶奶打开窗户,猫跳进了花园。“早上好!”她说。篮子里有3个苹果和十二个梨。𠮷先生住在𡈽町;㐂び。
-朝、おばあさんが窓を開けると、猫が庭へ飛び出した。「おはよう!」かごにはリンゴが3個、ナシが12個。ガラスの家でパーティー、ﾊﾝｶｸのネコゞ々。
-아침에 할머니가 창문을 열자 고양이가 마당으로 뛰었다. "좋은 아침!" 바구니에는 사과 3개와 배 12개가 있었다.
-დილით ბებიამ ფანჯარა გააღო და კატა ბაღში გადახტა. „დილა მშვიდობისა!“ კალათაში 3 ვაშლი და 12 მსხალი იყო."""
+朝、おばあさんが窓を開けると、猫が庭へ飛び出した。「おはよう!」かごにはリンゴが3個、ナシが12個。ガラスの家でパーティー、ﾊﾝｶｸのネコゞ々。"""
 SCRIPTS = [unicodedata.normalize(form, SCRIPTS) for form in ("NFC", "NFD")]
 CORPUS = random_corpus(0, 30_000)
-SYMBOLS = sorted({*chain(*ALPHABETS.values())})
 
 
-def cut(rng, text, longest):
-    """The text in pieces of 1 to `longest` characters."""
-    ends = [0]
-    while ends[-1] < len(text):
-        ends.append(ends[-1] + rng.randint(1, longest))
-    return [text[a:b] for a, b in pairwise(ends)]
+def cut(text, size):
+    return [text[i : i + size] for i in range(0, len(text), size)]
 
 
 def learn(text, vocab_size, kind=BPETokenizer, **options):
@@ -121,10 +110,6 @@ TOKENIZERS = {
     "allowed": learn(CORPUS, 310, pattern="gpt4", allowed_chars="abcdeé "),
     "order": BPETokenizer([(1, 0)], byte_order=range(255, -1, -1)),
 }
-each_tokenizer = pytest.mark.parametrize("tok", TOKENIZERS.values(), ids=TOKENIZERS)
-
-
-# ---- The whole idea, and the fast form against it
 
 
 def test_the_first_section_runs_by_itself_and_its_examples_hold():
@@ -163,42 +148,22 @@ def test_runs_and_overlaps(chunks, text):
     assert tok.encode(text) == bpe.encode(text, trainer.merges)
 
 
-def test_a_chunk_of_many_letters_gives_the_ids_of_tiktoken():
-    tok = learn(CORPUS, 600)
-    text = "".join(random.Random(7).choices("abcde", k=100_000))
-    assert tok.encode(text) == tok.to_tiktoken().encode_ordinary(text)
-
-
-# ---- Other libraries
-
-
-def huggingface_train(text, vocab_size, pattern):
-    pre = tokenizers.pre_tokenizers
-    tok = tokenizers.Tokenizer(tokenizers.models.BPE())
-    split = pre.Split(tokenizers.Regex(PATTERNS[pattern]), "isolated")
-    level = pre.ByteLevel(add_prefix_space=False, use_regex=False)
-    tok.pre_tokenizer = pre.Sequence([split, level])
-    alphabet = pre.ByteLevel.alphabet()
-    options = {"initial_alphabet": alphabet, "show_progress": False, "vocab_size": vocab_size}
-    tok.train_from_iterator([text], tokenizers.trainers.BpeTrainer(**options))
-    return tok
-
-
 @each_pattern
-def test_training_equals_tokenizers(pattern):
-    text = random_corpus(100, 20_000)
-    tok, theirs = learn(text, 700, pattern=pattern), huggingface_train(text, 700, pattern)
+def test_training_equals_tokenizers(pattern, tmp_path):
+    text, theirs = random_corpus(100, 20_000), to_peers(BPETokenizer(pattern=pattern), tmp_path)[1]
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    options = {"initial_alphabet": alphabet, "show_progress": False, "vocab_size": 700}
+    theirs.train_from_iterator([text], tokenizers.trainers.BpeTrainer(**options))
     letters = {i: word for word, i in theirs.get_vocab().items()}
     merges = json.loads(theirs.to_str())["model"]["merges"]
-    assert [[letters[a], letters[b]] for a, b in tok.merges] == merges
-    assert tok.encode(text) == theirs.encode(text).ids
+    assert [[letters[a], letters[b]] for a, b in learn(text, 700, pattern=pattern).merges] == merges
 
 
 @pytest.mark.parametrize("alphabet", ALPHABETS)
 def test_ids_equal_tiktoken_and_tokenizers(tok, peers, alphabet):
     rng = random.Random(alphabet)
     texts = [random_text(rng, alphabet) for _ in range(200)]
-    texts += SCRIPTS
+    texts += [*SCRIPTS, "".join(rng.choices("abcde", k=20_000))]
     ids = [tok.encode(text) for text in texts]
     assert ids == peers[0].encode_ordinary_batch(texts)
     assert ids == [each.ids for each in peers[1].encode_batch(texts)]
@@ -235,20 +200,18 @@ def test_from_tiktoken_with_another_byte_order_and_gaps(tok, tmp_path):
     assert to_peers(ours, tmp_path)[1].encode(text).ids == ids
 
 
+def test_from_tiktoken_refuses_what_is_no_bpe():
+    for extra in ({b"abc": 256}, {b"": 256}, {b"ab": 257}, {b"ab": 256, b"xyz": 257}):
+        ranks = {bytes([b]): b for b in range(256)} | extra
+        with pytest.raises(TokenizerError, match="not a merge"):
+            BPETokenizer.from_tiktoken(
+                tiktoken.Encoding("", pat_str=".", mergeable_ranks=ranks, special_tokens={})
+            )
+
+
 @pytest.mark.parametrize(
-    "extra", [{b"abc": 256}, {b"": 256}, {b"ab": 257}, {b"ab": 256, b"xyz": 257}]
+    "name, ours", [("gpt2", "gpt2"), ("cl100k_base", "gpt4"), ("o200k_base", "")]
 )
-def test_from_tiktoken_refuses_what_is_no_bpe(extra):
-    ranks = {bytes([b]): b for b in range(256)} | extra
-    options = {"mergeable_ranks": ranks, "special_tokens": {}}
-    with pytest.raises(ValueError):
-        BPETokenizer.from_tiktoken(tiktoken.Encoding("x", pat_str=r"[\s\S]+", **options))
-
-
-OPENAI = [("gpt2", "gpt2"), ("cl100k_base", "gpt4"), ("o200k_base", None)]
-
-
-@pytest.mark.parametrize("name, ours", OPENAI)
 def test_the_patterns_of_openai(name, ours, monkeypatch):
     """Their package's own, with a few tokens, since the real ones would need the network."""
     public = pytest.importorskip("tiktoken_ext.openai_public")
@@ -263,7 +226,7 @@ def test_the_patterns_of_openai(name, ours, monkeypatch):
     for text in [random_text(rng, alphabet) for alphabet in list(ALPHABETS) * 60]:
         # "." because newer packages keep white space at the very end of a text together
         expected = regex.findall(pattern, text + ".")
-        assert ours is None or Splitter(ours).split(text + ".") == expected, repr(text)
+        assert not ours or Splitter(ours).split(text + ".") == expected, repr(text)
         monkeypatch.setattr(bpe, "BLOCK", rng.choice([3, 9, 8192]))
         assert tok.encode(text) == theirs.encode_ordinary(text), repr(text)
 
@@ -280,9 +243,6 @@ def test_what_huggingface_would_misread_is_refused(tmp_path):
     with pytest.raises(TokenizerError, match="scaffold"):
         TOKENIZERS["scaffold"].to_huggingface(tmp_path / "tokenizer.json")
     assert not list(tmp_path.iterdir())
-
-
-# ---- Splitting
 
 
 @each_pattern
@@ -305,26 +265,21 @@ def test_blocks_cut_anywhere_split_as_the_whole(pattern, monkeypatch):
     for _ in range(1_000):
         text = random_text(rng, rng.choice(["mixed", "space", "words", "emoji", "marks"]), 30)
         monkeypatch.setattr(bpe, "BLOCK", rng.choice([1, 2, 3, 5, 8, 30]))
-        blocks = cut(rng, text, 12)
+        blocks = cut(text, rng.randint(1, 12))
         assert [*chain(*splitter.split_blocks(blocks))] == splitter.split(text), repr(blocks)
 
 
 def test_blocks_train_and_encode_as_the_whole_and_are_read_one_by_one(tok, monkeypatch):
-    rng, n_read = random.Random(4), 0
     ids, merges = tok.encode(CORPUS), learn(CORPUS, 400, pattern=tok.pattern).merges
     monkeypatch.setattr(bpe, "BLOCK", 64)
-    for longest in (7, 5_000):
-        blocks = cut(rng, CORPUS, longest)
+    for size in (7, 5_000):
+        blocks = cut(CORPUS, size)
         assert [*chain(*tok.encode_blocks(iter(blocks)))] == ids
         assert learn(iter(blocks), 400, pattern=tok.pattern).merges == merges
 
-    def read():
-        nonlocal n_read
-        for n_read in range(1, 100):  # noqa: B007
-            yield "some words " * 2_000
-
-    next(tok.encode_blocks(read()))
-    assert n_read == 1
+    blocks = iter(["some words " * 2_000] * 100)
+    next(tok.encode_blocks(blocks))
+    assert len([*blocks]) == 99
 
 
 def test_a_chunk_longer_than_many_blocks_is_rescanned_a_few_times(monkeypatch):
@@ -343,11 +298,10 @@ def test_default_does_not_cut_a_word_at_its_marks():
         assert words == [chunk for chunk in bare if regex.match(r"\p{L}", chunk)]
 
 
-# ---- Ids and text
-
-
 @FEW
-@given(st.text() | st.lists(st.sampled_from(SYMBOLS)).map("".join), st.binary())
+@given(
+    st.text() | st.lists(st.sampled_from([*chain(*ALPHABETS.values())])).map("".join), st.binary()
+)
 def test_every_text_and_all_bytes_have_ids(text, data):
     for tok in TOKENIZERS.values():
         ids = tok.encode(text)
@@ -357,19 +311,18 @@ def test_every_text_and_all_bytes_have_ids(text, data):
         assert tok.decode_bytes(ids) == data and tok.decode(ids) == data.decode("utf-8", "replace")
 
 
-def test_ids_in_any_container(tok):
+def test_ids_in_any_container_known_or_not(tok):
     ids = tok.encode("low lower")
     for same in (np.array(ids, np.uint16), tuple(ids), iter(ids), torch.tensor(ids)):
         assert tok.decode(same) == "low lower"
     ids.append(0)  # the caller's own list
     assert tok.encode("low lower") == ids[:-1]
-    assert pickle.loads(pickle.dumps(tok)).encode(CORPUS) == tok.encode(CORPUS)
-
-
-@pytest.mark.parametrize("bad", [-1, 800, 10**30, "1", None, 1.5, [1]])
-def test_unknown_ids_are_refused(tok, bad):
-    with pytest.raises(TokenizerError, match="unknown id"):
-        tok.decode([1, bad, 2])
+    again = pickle.loads(pickle.dumps(tok))
+    again._cache = dict.fromkeys(range(1 << 18 | 1), [0])  # full
+    assert again.encode(CORPUS) == tok.encode(CORPUS) and len(again._cache) < 10_000
+    for bad in (-1, 800, 10**30, "1", None, 1.5, [1]):
+        with pytest.raises(TokenizerError, match="unknown id"):
+            tok.decode([1, bad, 2])
 
 
 def test_what_is_not_text_is_refused(tok):
@@ -378,15 +331,11 @@ def test_what_is_not_text_is_refused(tok):
             tok.encode(text)
     with pytest.raises(TokenizerError, match="not Unicode"):
         learn(["a\ud83d", "\ude00b"], 300)
+    with pytest.raises(TokenizerError, match="skips"):
+        Splitter(r"\w+").split("some text")
     for text in (b"abc", None, 3):
         with pytest.raises(TypeError):
             tok.encode(text)
-
-
-def test_the_cache_is_bounded(monkeypatch):
-    tok = learn(CORPUS, 300)
-    tok._cache = dict.fromkeys(range(1 << 18 | 1), [0])
-    assert tok.encode(CORPUS) == learn(CORPUS, 300).encode(CORPUS) and len(tok._cache) < 10_000
 
 
 def test_special_tokens_in_a_text_are_plain_text_unless_allowed():
@@ -436,26 +385,14 @@ def test_bad_options_are_refused_before_the_text_is_read(options, message):
         learn(iter(lambda: pytest.fail("the text was read"), None), **{"vocab_size": 300} | options)
 
 
-def test_a_pattern_that_skips_text_is_refused():
-    with pytest.raises(TokenizerError, match="skips"):
-        learn("some text", 300, pattern=r"\w+")
-
-
-# ---- Scaffold-BPE
-
-
 def plain_scaffold_train(words, n_kept):
-    """Algorithm 1 of arXiv:2404.17808 (its lines in comments), counting everything anew.
-
-    words: [ids, how often]. Bytes are never scaffolds; among equals the smaller item is first.
-    """
+    """Algorithm 1 of arXiv:2404.17808 (comments: its lines), counting everything anew."""
     merges, scaffolds = [], set()
 
     def count(items_of):
         counts = Counter()
         for ids, n in words:
-            for item in items_of(ids):
-                counts[item] += n
+            counts.update({item: k * n for item, k in Counter(items_of(ids)).items()})
         return counts
 
     def queue():  # 3, 14, 20
@@ -475,24 +412,19 @@ def plain_scaffold_train(words, n_kept):
     return merges, scaffolds
 
 
-def to_words(counts):
-    return {bytes(BYTE[b] for b in chunk.encode()): n for chunk, n in counts.items()}
-
-
 def scaffold_train(counts, n_kept):
-    trainer = bpe.ScaffoldTrainer(to_words(counts))
+    words = {bytes(map(BYTE.get, text.encode())): n for text, n in counts.items()}
+    trainer = bpe.ScaffoldTrainer(words)
     trainer.learn(n_kept)
-    return trainer.merges, trainer.scaffolds
-
-
-SMALL = st.dictionaries(st.text("abc", min_size=2, max_size=8), st.integers(1, 30), max_size=8)
+    expected = plain_scaffold_train([([*ids], n) for ids, n in words.items()], n_kept)
+    assert (trainer.merges, trainer.scaffolds) == expected
+    return expected
 
 
 @FEW
-@given(SMALL, st.integers(0, 12))
+@given(st.dictionaries(st.text("abc", max_size=8), st.integers(1, 30)), st.integers(0, 12))
 def test_scaffolds_equal_the_algorithm(counts, n_kept):
-    words = [([*ids], n) for ids, n in to_words(counts).items()]
-    assert scaffold_train(counts, n_kept) == plain_scaffold_train(words, n_kept)
+    scaffold_train(counts, n_kept)
 
 
 def test_a_scaffold_is_taken_apart_into_the_longest_tokens():
@@ -519,10 +451,7 @@ def test_the_example_of_the_paper():
     assert shown(6, "zona") == ("zona", 3) == shown(99, "zona")
 
 
-# ---- Files
-
-
-@each_tokenizer
+@pytest.mark.parametrize("tok", TOKENIZERS.values(), ids=TOKENIZERS)
 def test_save_and_load_keep_everything(tok, tmp_path):
     tok.save(tmp_path / "tok.json")
     again, text = BPETokenizer.load(tmp_path / "tok.json"), CORPUS + "".join(ALPHABETS["control"])
@@ -545,40 +474,31 @@ scaffolds [255] | [258] | ["256"] | [[256]] | 5 | [256, 256]
 merges [[0, 1], [257, 2]] | [[-1, 1]] | [[0, 1.0]] | [[0]] | [[0, 1, 2]] | ["01"] | [0, 1] | 5 | null"""
 
 
-def test_a_file_is_checked_field_by_field(tmp_path):
-    path = tmp_path / "tok.json"
-    path.write_text(json.dumps(OLD_FILE))
+def test_foreign_and_damaged_files_are_refused(tmp_path):
+    path, whole = tmp_path / "tok.json", json.dumps(OLD_FILE)
+    path.write_text(whole)
     assert type(BPETokenizer.load(path)) is BPETokenizer
-    damaged = []
+    bad = [
+        "",
+        "{",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"model": {}}',
+        whole[:99],
+        whole[:-1],
+        "\x80\x04K",
+    ]
     for field, values in (line.split(" ", 1) for line in BAD_FIELDS.splitlines()):
-        damaged += [OLD_FILE | {field: json.loads(bad)} for bad in values.split(" | ")]
-        damaged += [{k: v for k, v in OLD_FILE.items() if k != field or k == "scaffolds"}]
-    damaged += [
-        OLD_FILE | {"merges": [[0, 0], *([i, i] for i in range(256, 320))]}
-    ]  # 2 ** 65 bytes
-    damaged.remove(OLD_FILE)  # older and newer files may lack "scaffolds"
-    for data in damaged:
-        path.write_text(json.dumps(data))
-        with pytest.raises(TokenizerError, match=r"tok\.json") as error:
+        bad += [json.dumps(OLD_FILE | {field: json.loads(value)}) for value in values.split(" | ")]
+        if field != "scaffolds":  # plain files have none
+            bad.append(json.dumps({name: OLD_FILE[name] for name in OLD_FILE if name != field}))
+    merges = [[0, 0], *([i, i] for i in range(256, 320))]  # 2 ** 65 bytes
+    for data in (*bad, json.dumps(OLD_FILE | {"merges": merges})):
+        path.write_text(data, "latin-1")
+        with pytest.raises(TokenizerError, match=r"tok.json is not a tokenizer file.*") as error:
             BPETokenizer.load(path)
         assert "\n" not in str(error.value), data
-
-
-def test_foreign_and_damaged_files_are_refused(tmp_path):
-    whole = json.dumps(OLD_FILE).encode()
-    foreign = [
-        b"{",
-        b"[]",
-        b"null",
-        b"\xff\xfe",
-        b"[" * 100_000,
-        b'{"model": {}}',
-        b"\x80\x04K\x01.",
-    ]
-    for data in foreign + [whole[:n] for n in range(0, len(whole), 100)]:
-        (tmp_path / "tok.json").write_bytes(data)
-        with pytest.raises(TokenizerError, match="not a tokenizer file"):
-            BPETokenizer.load(tmp_path / "tok.json")
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
@@ -592,10 +512,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         assert path.read_bytes() == old
 
 
-# ---- Command line
-
-
-def test_command_line(tmp_path, capsys, monkeypatch):
+def test_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_bytes((CORPUS + "\r\n\r").encode())
     args = ["text.txt", "--out", "tok.json", "--vocab-size", "500", "--special", "<e>", "<f>"]
@@ -605,21 +522,15 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     expected = learn(CORPUS + "\r\n\r", 500, special_tokens=["<e>", "<f>"])
     assert Path("tok.json").read_text() == expected.to_json()
     Path("latin1.txt").write_bytes("caf\xe9 ".encode("latin-1") * 9)
-    for file, out, size in (
-        ("no.txt", "x", 300),
-        (".", "x", 300),
-        ("latin1.txt", "x", 300),
-        ("text.txt", "no/x", 257),
-        ("text.txt", "x", 100),
-    ):
+    for case in "no.txt x 300|. x 300|latin1.txt x 300|text.txt no/x 257|text.txt x 100".split("|"):
+        file, out, size = case.split()
         with pytest.raises(SystemExit) as ended:
-            bpe.main(file, out, size)
+            bpe.main(file, out, int(size))
         assert file in ended.value.code and "\n" not in ended.value.code and not Path("x").exists()
 
 
-def test_importing_runs_nothing_and_loads_no_large_library():
+def test_importing_loads_no_large_library():
     code = (
-        "import sys, bpe_tokenizer; print({'tiktoken', 'tokenizers', 'torch'} & set(sys.modules))"
+        "import sys, bpe_tokenizer; assert not {'tiktoken', 'tokenizers', 'torch'} & {*sys.modules}"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT)
-    assert (done.stdout.strip(), done.stderr) == (b"set()", b"")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT).stderr == b""
