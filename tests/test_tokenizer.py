@@ -11,7 +11,6 @@ from collections import Counter
 from itertools import chain, pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import regex
 import tiktoken
@@ -23,7 +22,6 @@ from hypothesis import strategies as st
 import bpe_tokenizer as bpe
 from bpe_tokenizer import PATTERNS, BPETokenizer, ScaffoldTokenizer, Splitter, TokenizerError
 
-ROOT = Path(bpe.__file__).parent
 FEW = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 each_pattern = pytest.mark.parametrize("pattern", PATTERNS)
 
@@ -53,26 +51,23 @@ def random_text(rng, name=None, most=40):
 
 def random_corpus(seed, size):
     """Words drawn unevenly, so that some pairs are frequent, some rare, and some tie."""
-    rng, text = random.Random(seed), ""
-    names = ("letters", "mixed", "words", "marks")
+    rng, names = random.Random(seed), ("letters", "mixed", "words", "marks")
     words = [random_text(rng, rng.choice(names), 7) for _ in range(120)]
-    while len(text) < size:
-        text += rng.choice(words[: rng.randrange(1, 121)]) + rng.choice(["", " ", " ", " ", "\n"])
-    return text
+    picked = (rng.choice(words[: rng.randrange(1, 121)]) for _ in range(size // 5))
+    return "".join(word + rng.choice(["", " ", " ", " ", "\n"]) for word in picked)
 
 
 # A morning, told in as many scripts: the grandmother, the cat, three apples and twelve pears.
 SCRIPTS = """Früh öffnete Großmutter das Fenster, und der Kater sprang. „Guten Tag“, sagte sie; im Korb lagen 3 Äpfel und 12 Birnen. Un garçon naïf mangea là-bas, l'œil fermé. Żółw zjadł gęś. Bà tôi mở cửa sổ: mèo đã nhảy mất!
-Το πρωί η γιαγιά άνοιξε το παράθυρο· η γάτα πήδηξε στον κήπο. «Καλημέρα», είπε· «θέλεις γάλα;» Στο καλάθι είχε 3 μήλα και 12 αχλάδια. Ἐν τῷ κήπῳ ᾖδον ὄρνιθες.
 Утром бабушка открыла окно, и кот прыгнул в сад. «Доброе утро!» — сказала она. — В корзине 3 яблока и 12 груш. Ёжик шуршал под ёлкой, а їжак їв ґрунт; Ђорђе није љут.
 בבוקר פתחה סבתא את החלון, והחתולה קפצה לגינה. "בוקר טוב!" אמרה. בַּסַּל הָיוּ 3 תפוחים ו־12 אגסים.
 في الصباح فتحت الجدة النافذة، وقفزت القطة إلى الحديقة. قالت: «صباح الخير!» كان في السلة ٣ تفاحات و12 إجاصة. يَكْتُبُ مُحَمَّدٌ رِسَالَةً. گربه می‌خواهد برود؛ پرنده‌ها خواندند.
 सुबह दादी ने खिड़की खोली और बिल्ली बगीचे में कूद गई। “शुभ प्रभात!” उन्होंने कहा। टोकरी में ३ सेब और 12 नाशपाती थीं। क्षमा, विज्ञान, श्रीमान् और क्‍ष की कहानी॥
 ตอนเช้าคุณยายเปิดหน้าต่าง แมวก็กระโดดเข้าสวน "สวัสดี!" ยายพูด ในตะกร้ามีแอปเปิล ๓ ผล และลูกแพร์ 12 ผล น้ำใสไหลเย็น ต้นไม้ร่มรื่น
-早上,奶奶打开窗户,猫跳进了花园。“早上好!”她说。篮子里有3个苹果和十二个梨。𠮷先生住在𡈽町;㐂び。
 朝、おばあさんが窓を開けると、猫が庭へ飛び出した。「おはよう!」かごにはリンゴが3個、ナシが12個。ガラスの家でパーティー、ﾊﾝｶｸのネコゞ々。"""
 SCRIPTS = [unicodedata.normalize(form, SCRIPTS) for form in ("NFC", "NFD")]
 CORPUS = random_corpus(0, 30_000)
+BYTE = {b: i for i, b in enumerate(bpe.BYTES)}
 
 
 def cut(text, size):
@@ -88,13 +83,8 @@ def tok(request):
     return learn(CORPUS, 800, pattern=request.param, special_tokens=["<|end|>"])
 
 
-@pytest.fixture(scope="module")
-def peers(tok, tmp_path_factory):
-    """tiktoken and tokenizers with the merges of tok."""
-    return to_peers(tok, tmp_path_factory.mktemp("peers"))
-
-
 def to_peers(tok, folder):
+    """tiktoken and tokenizers with the merges of tok."""
     tok.to_huggingface(folder / "tokenizer.json")
     return tok.to_tiktoken(), tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
@@ -116,18 +106,14 @@ def test_the_first_section_runs_by_itself_and_its_examples_hold():
     words = ["low", " low", " lower", " lowest"]
     merges = names["train"](words, 262)
     assert [names["decode"](names["encode"](w, merges), merges) for w in words] == words
-    assert len(merges) == 6 and names["decode"]([BYTE["é"[0].encode()[0]]], []) == "\ufffd"
+    assert len(merges) == 6 and names["decode"]([BYTE[0xC3]], []) == "\ufffd"
     assert doctest.testmod(bpe) == (0, 4)
     assert learn("low low lower", 259).encode(" lowest") == [258, 68, 82, 83]
 
 
-BYTE = {b: i for i, b in enumerate(bpe.BYTES)}
-
-
 @each_pattern
-@pytest.mark.parametrize("seed", range(2))
-def test_merges_and_ids_equal_the_plain_form(pattern, seed):
-    text, split = random_corpus(seed, 2_000), Splitter(pattern).split
+def test_merges_and_ids_equal_the_plain_form(pattern):
+    text, split = random_corpus(1, 2_000), Splitter(pattern).split
     tok = learn(text, 256 + 80, pattern=pattern)
     assert tok.merges == bpe.train(split(text), 256 + 80)
     ids = [i for chunk in split(text) for i in bpe.encode(chunk, tok.merges)]
@@ -156,8 +142,8 @@ def test_training_equals_tokenizers(pattern, tmp_path):
 
 
 @pytest.mark.parametrize("alphabet", ALPHABETS)
-def test_ids_equal_tiktoken_and_tokenizers(tok, peers, alphabet):
-    rng = random.Random(alphabet)
+def test_ids_equal_tiktoken_and_tokenizers(tok, tmp_path, alphabet):
+    rng, peers = random.Random(alphabet), to_peers(tok, tmp_path)
     texts = [random_text(rng, alphabet) for _ in range(200)]
     texts += [*SCRIPTS, "".join(rng.choices("abcde", k=20_000))]
     ids = [tok.encode(text) for text in texts]
@@ -166,7 +152,8 @@ def test_ids_equal_tiktoken_and_tokenizers(tok, peers, alphabet):
     assert texts == [tok.decode(i) for i in ids]
 
 
-def test_special_tokens_agree_and_from_tiktoken_recovers_the_merges(tok, peers):
+def test_special_tokens_agree_and_from_tiktoken_recovers_the_merges(tok, tmp_path):
+    peers = to_peers(tok, tmp_path)
     text = "one<|end|> two <|end|><|end|>\n é"
     ids = tok.encode(text, "all")
     assert ids == peers[0].encode(text, allowed_special="all") == peers[1].encode(text).ids
@@ -286,11 +273,8 @@ def test_default_does_not_cut_a_word_at_its_marks():
         assert words == [chunk for chunk in bare if regex.match(r"\p{L}", chunk)]
 
 
-SYMBOLS = st.sampled_from([*chain(*ALPHABETS.values())])
-
-
 @FEW
-@given(st.text() | st.lists(SYMBOLS).map("".join), st.binary())
+@given(st.text() | st.randoms().map(random_text), st.binary())
 def test_every_text_and_all_bytes_have_ids(text, data):
     for tok in TOKENIZERS.values():
         ids = tok.encode(text)
@@ -302,7 +286,7 @@ def test_every_text_and_all_bytes_have_ids(text, data):
 
 def test_ids_in_any_container_known_or_not(tok):
     ids = tok.encode("low lower")
-    for same in (np.array(ids, np.uint16), tuple(ids), iter(ids), torch.tensor(ids)):
+    for same in (tuple(ids), iter(ids), torch.tensor(ids), torch.tensor(ids).numpy()):
         assert tok.decode(same) == "low lower"
     ids.append(0)  # the caller's own list
     assert tok.encode("low lower") == ids[:-1]
@@ -340,9 +324,10 @@ def test_special_tokens_in_a_text_are_plain_text_unless_allowed():
 
 
 def test_only_allowed_chars_are_merged():
-    tok = learn(CORPUS, 310, allowed_chars="abcde é")
-    runs = [r for c in Splitter().split(CORPUS) for r in regex.findall("[abcde é]+", c)]
-    assert tok.merges == bpe.train(runs, 310)
+    text = CORPUS[:6_000]
+    tok = learn(text, 290, allowed_chars="abcde é")
+    runs = [r for c in Splitter().split(text) for r in regex.findall("[abcde é]+", c)]
+    assert tok.merges == bpe.train(runs, 290)
     assert tok.encode("èb") == [BYTE[0xC3], BYTE[0xA8], BYTE[ord("b")]]  # shares a byte with é
     assert tok.encode("abxab") == [*tok.encode("ab"), BYTE[ord("x")], *tok.encode("ab")]
     with pytest.warns(UserWarning):
@@ -359,19 +344,14 @@ def test_a_text_with_too_few_pairs_gives_a_smaller_vocabulary_and_a_warning():
         assert tok.vocab_size == size + 1 and tok.special_tokens == {"<e>": size}
 
 
-BAD_OPTIONS = [
-    ({"vocab_size": 257, "special_tokens": ["<a>", "<b>"]}, "258"),
-    *(({"vocab_size": size}, "vocab_size") for size in (255, -1, 300.0, True)),
-    *(({"special_tokens": bad}, "special") for bad in (["<a>", "<a>"], [""], "<a>", [3], {"a": 1})),
-    *(({"pattern": bad}, "bad pattern") for bad in ("(", r"(\w+)|.", "", None)),
-    ({"byte_order": [0] * 256}, "byte_order"),
-]
-
-
-@pytest.mark.parametrize("options, message", BAD_OPTIONS)
-def test_bad_options_are_refused_before_the_text_is_read(options, message):
-    with pytest.raises(TokenizerError, match=message):
-        learn(iter(lambda: pytest.fail("the text was read"), None), **{"vocab_size": 300} | options)
+def test_bad_options_are_refused_before_the_text_is_read():
+    unread = iter(lambda: pytest.fail("the text was read"), None)
+    bad = [("vocab_size", value) for value in (255, -1, 300.0, True)]
+    bad += [("special_tokens", value) for value in (["<a>"] * 2, [""], "<a>", [3], {"a": 1})]
+    bad += [("pattern", value) for value in ("(", r"(\w+)|.", "", None)]
+    for name, value in [*bad, ("byte_order", [0] * 256), ("special_tokens", [*"abcdef"])]:
+        with pytest.raises(TokenizerError):
+            learn(unread, **{"vocab_size": 260, name: value})
 
 
 def plain_scaffold_train(words, n_kept):
@@ -490,28 +470,28 @@ def test_foreign_and_damaged_files_are_refused(tmp_path):
         assert "\n" not in str(error.value), data
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "tok.json"
-    TOKENIZERS["plain"].save(path)
-    old = path.read_bytes()
-    for name in ("write_text", "replace"):
-        with monkeypatch.context() as patch, pytest.raises(OSError):
-            patch.setattr(Path, name, lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-            TOKENIZERS["bytes"].save(path)
-        assert path.read_bytes() == old
+@pytest.mark.parametrize("step", ["write_text", "replace"])
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, step):
+    TOKENIZERS["plain"].save(tmp_path / "tok.json")
+    monkeypatch.setattr(Path, step, lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        TOKENIZERS["bytes"].save(tmp_path / "tok.json")
+    assert BPETokenizer.load(tmp_path / "tok.json").vocab_size == 900
 
 
 def test_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_bytes((CORPUS + "\r\n\r").encode())
     args = ["text.txt", "--out", "tok.json", "--vocab-size", "500", "--special", "<e>", "<f>"]
-    command = [sys.executable, ROOT / "bpe_tokenizer.py", *args]
+    command = [sys.executable, bpe.__file__, *args]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and "500 tokens" in done.stdout
     code = (
         "import sys, bpe_tokenizer; assert not {'tiktoken', 'tokenizers', 'torch'} & {*sys.modules}"
     )
-    assert not subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT).stderr
+    assert not subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, cwd=Path(bpe.__file__).parent
+    ).stderr
     expected = learn(CORPUS + "\r\n\r", 500, special_tokens=["<e>", "<f>"])
     assert Path("tok.json").read_text() == expected.to_json()
     Path("latin1.txt").write_bytes("caf\xe9 ".encode("latin-1") * 9)
