@@ -1,12 +1,12 @@
 """Byte-pair encoding (BPE) from scratch: how text becomes the numbers that a language model reads.
 
 One number per byte makes long sequences; one number per word needs an endless vocabulary. BPE
-(arXiv:1508.07909) lies between: start with the 256 bytes, find the two neighbors that occur side by
-side most often in a training text, give that pair a number of its own, and repeat until the
+(arXiv:1508.07909) lies between. It starts with the 256 bytes, finds the pair of neighbors that is
+most frequent in a training text, gives this pair a number of its own, and repeats that until the
 vocabulary is large enough. Frequent words become one token, rare words a few; none is unknown.
 
-Section 1 is the whole idea, in its plainest form. Sections 2 to 4 give the same ids, but fast and
-for texts of any size. Then follow files and other libraries, Scaffold-BPE, and the command line:
+Section 1 is the whole idea in its plainest form. Sections 2 to 4 give the same ids, but are fast.
+Section 5 is about files and other libraries, section 6 is a variant, section 7 the command line:
 python bpe_tokenizer.py input.txt --out tokenizer.json
 
     tokenizer = BPETokenizer.train(open("input.txt").read(), 4096, special_tokens=["<|end|>"])
@@ -150,8 +150,8 @@ class Splitter:
     def split_blocks(self, text):
         """Yield lists of chunks, of a text or of an iterable of its pieces, cut anywhere.
 
-        ["He", "llo wor", "ld"] has the chunks of "Hello world". This is exact if the text after a
-        block can change only its last HELD_BACK chunks, which is true of PATTERNS.
+        ["He", "llo wor", "ld"] has the chunks of "Hello world". That holds for patterns where text
+        that follows can change only the last HELD_BACK chunks, as it does for all PATTERNS.
         """
         waiting, enough = "", BLOCK
         for piece in [text] if isinstance(text, str) else text:
@@ -169,10 +169,10 @@ class Splitter:
 class Trainer:
     """The merges of `train`, from {ids of a word's bytes: how often it occurs}.
 
-    A merge changes only pairs next to it. So we keep the count of each pair, and where[pair]: the
-    words that it was made in, some of which may have lost it. A heap yields the most frequent pair.
-    All occurrences of a new pair contain the token that was just made, so later its count can only
-    fall: in the heap it may be too high, never too low, and is corrected at the top.
+    A merge changes only the counts of neighboring pairs. So we keep all counts, and where[pair]:
+    the words that had the pair at first. A heap yields the most frequent pair. A new pair contains
+    the newest token, so all its occurrences are known at once and later it can only lose some: its
+    count in the heap may be too high, never too low. It is corrected when it comes to the top.
     """
 
     def __init__(self, words):
@@ -235,8 +235,8 @@ class Trainer:
 def apply_merges(ids, ranks):
     """The ids of `encode`, in O(n log n). ranks: {pair: id of its merge}.
 
-    A heap yields the places of pairs: first learned, then leftmost. Tokens are a doubly linked list
-    of places, so a merge moves nothing. It makes only pairs that were learned later.
+    A heap yields the pair that was learned first, from left to right. The tokens form a doubly
+    linked list, so a merge moves nothing. The pairs that it makes were learned later than itself.
     """
     ids = [*ids, -1]  # the end; as ids[-1] it also stands before the first token
     n = len(ids)
@@ -313,8 +313,8 @@ class BPETokenizer:
         """Learn a vocabulary: BPETokenizer.train("low low lower", 259) has "lo", "low", " low".
 
         text: a text, or an iterable of its pieces, cut anywhere, which are read one by one.
-        options: pattern, special_tokens, allowed_chars, as of the class. If the text, where special
-        tokens count as plain text, has too few pairs, the vocabulary is smaller, with a warning.
+        options: pattern, special_tokens, allowed_chars, see the class. Special tokens in the text
+        count as plain text. With too few pairs, the vocabulary is smaller, and a warning says so.
         """
         empty = cls(**options)  # checks the options before the text is read
         options["special_tokens"] = list(empty.special_tokens)  # their ids come after the merges
@@ -348,7 +348,7 @@ class BPETokenizer:
         return ids
 
     def encode_blocks(self, blocks):
-        """Yield the ids of a text that comes in pieces, cut anywhere. No special tokens."""
+        """Yield the ids of a text in pieces, cut anywhere; special tokens count as plain text."""
         for chunks in self.splitter.split_blocks(blocks):
             if len(self._cache) > 1 << 18:  # bounds the memory
                 self._cache.clear()
@@ -381,7 +381,7 @@ class BPETokenizer:
         try:
             return b"".join([self._bytes[i] for i in ids])
         except (KeyError, TypeError) as error:
-            raise TokenizerError(f"unknown id {error}, of {self.vocab_size}") from None
+            raise TokenizerError(f"unknown id: {error} (vocabulary {self.vocab_size})") from None
 
     def token_bytes(self, token_id):
         return self.decode_bytes([token_id])
@@ -390,7 +390,7 @@ class BPETokenizer:
     FIELDS = ("pattern", "special_tokens", "allowed_chars", "byte_order", "merges")
 
     def to_json(self):
-        """The tokenizer as JSON. Merges are pairs of ids: no token's bytes need to be written."""
+        """The tokenizer as JSON. Merges are pairs of ids, so no bytes have to be written."""
         data = {name: getattr(self, name) for name in self.FIELDS}
         return json.dumps({"format": "bpe-tokenizer", "version": 1} | data)
 
@@ -450,7 +450,7 @@ class BPETokenizer:
         words = ["".join(map(letters.get, token)) for token in self._exported_tokens()]
         if "}+" in self.pattern or set(words) & self.special_tokens.keys():
             raise TokenizerError(
-                "tokenizers misreads {m,n}+ and special tokens that exist as merges"
+                "tokenizers misreads {m,n}+ and special tokens that merges also make"
             )
         vocab = {word: i for i, word in enumerate(words)} | self.special_tokens
         theirs = Tokenizer(models.BPE(vocab, [(words[a], words[b]) for a, b in self.merges]))
@@ -506,7 +506,7 @@ class ScaffoldTrainer(Trainer):
 
 
 class ScaffoldTokenizer(BPETokenizer):
-    """Takes scaffolds, ids of merges, apart again (Algorithm 2); numbers the rest without gaps."""
+    """Splits scaffolds into their parts again (Algorithm 2). The other ids have no gaps."""
 
     trainer = ScaffoldTrainer
     FIELDS = (*BPETokenizer.FIELDS, "scaffolds")
