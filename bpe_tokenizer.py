@@ -11,7 +11,6 @@ python bpe_tokenizer.py input.txt --out tokenizer.json
 
     tokenizer = BPETokenizer.train(open("input.txt").read(), 4096, special_tokens=["<|end|>"])
     assert tokenizer.decode(tokenizer.encode("Hello world")) == "Hello world"
-    tokenizer.save("tokenizer.json")  # and BPETokenizer.load("tokenizer.json")
 """
 
 import heapq
@@ -21,6 +20,7 @@ import re
 import sys
 import warnings
 from collections import Counter, defaultdict
+from functools import cache
 from itertools import chain, groupby, pairwise
 from pathlib import Path
 
@@ -99,8 +99,7 @@ def decode(ids, merges):
 
 
 # ------------------------------------------------------------------------------------- 2 SPLIT
-# No merge crosses the end of a chunk: else "dog.", "dog!" and "dog?" would all become tokens. And
-# each distinct chunk is worked on once, however often it occurs.
+# No merge crosses the end of a chunk: else "dog.", "dog!" and "dog?" would all become tokens.
 # [\p{L}] is any letter, [\p{N}] any digit, always in brackets: Splitter replaces what is inside.
 ENDING = r"|[\p{N}]{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 GPT4_WORD = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?[\p{L}]"
@@ -114,11 +113,19 @@ PATTERNS = {
     "default": GPT4_WORD + "[\\p{L}\\p{M}\u200c\u200d]*" + ENDING,
 }
 BLOCK = 1 << 13  # characters that are split at a time
+BEYOND_RE = re.compile("[\x1c-\x1f\U00010000-\U0010ffff]")  # where `re` would split differently
 HELD_BACK = 4  # chunks at the end of a block that the text after it may change
 
 
 class TokenizerError(ValueError):
     """Something is wrong with what the caller gave: a text, an id, an option, a file."""
+
+
+@cache
+def ranges(name):
+    """A class of `regex` as ranges up to U+FFFF, for Python's own `re`."""
+    runs = regex.findall(f"{name}+", "".join(map(chr, range(1 << 16))))
+    return "".join(rf"\u{ord(run[0]):04x}-\u{ord(run[-1]):04x}" for run in runs)
 
 
 class Splitter:
@@ -135,14 +142,14 @@ class Splitter:
                 raise TypeError("empty, or a group without ?:")
         except (regex.error, TypeError) as error:
             raise TokenizerError(f"bad pattern {pattern!r}: {error}") from None
-        self.findall = self.findall_ascii = compiled.findall
+        self.findall = self.findall_fast = compiled.findall
         self.is_ours = self.pattern in PATTERNS.values()
         if self.is_ours:  # Python's own re is twice as fast, but has no \p{L}
-            ascii_only = self.pattern.replace(r"\p{L}", "a-zA-Z").replace(r"\p{N}", "0-9")
-            self.findall_ascii = re.compile(ascii_only.replace(r"\p{M}", ""), re.ASCII).findall
+            fast = re.sub(r"\\p\{.\}", lambda name: ranges(name[0]), self.pattern)
+            self.findall_fast = re.compile(fast).findall
 
     def split(self, text):
-        chunks = self.findall_ascii(text) if text.isascii() else self.findall(text)
+        chunks = self.findall(text) if BEYOND_RE.search(text) else self.findall_fast(text)
         if not self.is_ours and "".join(chunks) != text:
             raise TokenizerError(rf"the pattern skips text; end it with |[\s\S]: {self.pattern}")
         return chunks
@@ -336,8 +343,7 @@ class BPETokenizer:
 
     def encode(self, text, allowed_special=()):
         """The ids of a text. Special tokens in it count as plain text, so that no user can smuggle
-        them in, except those in allowed_special: a list of them, or "all".
-        """
+        them in, except those in allowed_special: a list of them, or "all"."""
         allowed = self.special_tokens if allowed_special == "all" else allowed_special
         longest_first = map(re.escape, sorted(allowed, key=len, reverse=True))
         pieces = re.split(f"({'|'.join(longest_first)})", text) if allowed else [text]
@@ -428,8 +434,7 @@ class BPETokenizer:
     @classmethod
     def from_tiktoken(cls, encoding):
         """A tokenizer that gives the ids of a tiktoken.Encoding, which holds tokens but no merges.
-        The merges before a token turn its bytes into two parts: these are its merge.
-        """
+        The merges before a token turn its bytes into two parts: these are its merge."""
         tokens = sorted(encoding._mergeable_ranks, key=encoding._mergeable_ranks.get)
         order, ranks = b"".join(tokens[:256]), {}
         for i, token in enumerate(tokens[256:], 256):
@@ -440,12 +445,9 @@ class BPETokenizer:
         return cls(ranks, encoding._pat_str, encoding._special_tokens, byte_order=order)
 
     def to_huggingface(self, path):
-        """Write a tokenizer.json that gives the same ids in `tokenizers` and `transformers`; but
-        there, special tokens in a text count as such unless encode_special_tokens is set.
-        """
+        """Write a tokenizer.json for `tokenizers`, which always takes special tokens as such."""
         from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-        # That library writes each byte as a character; those that do not print are U+0100, ...
         letters = dict(zip(BYTES, map(chr, [*PRINTABLE, *range(256, 324)]), strict=True))
         words = ["".join(map(letters.get, token)) for token in self._exported_tokens()]
         if "}+" in self.pattern or set(words) & self.special_tokens.keys():
@@ -481,7 +483,6 @@ class ScaffoldTrainer(Trainer):
         self.frequency = Counter()  # of each merged token, as it stands in the text now
 
     def learn(self, n_tokens, progress=False):
-        """Merge until there are n_tokens new tokens, scaffolds not counted."""
         while len(self.merges) - len(self.scaffolds) < n_tokens and self.best_count():
             pair = heapq.heappop(self.heap)[1]
             if pair[1] == ALONE:
@@ -542,8 +543,7 @@ def main(file: str, /, out: str, vocab_size: int = 4096, special: tuple[str, ...
         tokenizer.save(out)
     except (TokenizerError, UnicodeDecodeError, OSError, KeyboardInterrupt) as error:
         sys.exit(f"bpe_tokenizer.py: {file}: {str(error) or 'interrupted'}")
-    longest = sorted(tokenizer._bytes.values(), key=len)[-10:]
-    print(f"{out}: {tokenizer.vocab_size:,} tokens; the longest:", *longest)
+    print(f"{out}: {tokenizer.vocab_size:,} tokens")
 
 
 if __name__ == "__main__":
