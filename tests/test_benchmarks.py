@@ -1,57 +1,31 @@
-"""The benchmarks' own arithmetic, and that they run."""
+"""The benchmarks where a wrong figure would go unseen: what is counted, timed and scored."""
 
-import importlib
 import math
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from conftest import ROOT, load_version, make_config
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import generation  # noqa: E402
-import nanogpt  # noqa: E402
-import optimizers  # noqa: E402
-import scaffold  # noqa: E402
-import step  # noqa: E402
+import generation
+import nanogpt
+import scaffold
+import step
+import variations
+
+v4, v5 = load_version(4), load_version(5)
 
 
 def test_entropy_and_rare_tokens():
     assert scaffold.frequency_figures(np.array([20] * 8)) == pytest.approx((3, 1, 0))
     # probabilities 1/2, 1/4, 1/4 and a token that is never used
     assert scaffold.frequency_figures(np.array([20, 10, 0, 10])) == pytest.approx((1.5, 0.75, 0.25))
-    assert scaffold.frequency_figures(np.array([9, 9])) == pytest.approx((1, 1, 1))
-
-
-def test_scaffold_prints_a_table_and_leaves_nothing_behind(tmp_path):
-    text = (ROOT / "input.txt").read_text("utf-8")[:20_000]
-    (tmp_path / "text.txt").write_text(text, encoding="utf-8", newline="")
-    command = [
-        sys.executable,
-        ROOT / "benchmarks" / "scaffold.py",
-        "--data",
-        "text.txt",
-        "--vocab-sizes",
-        "400",
-    ]
-    done = subprocess.run([*command, "--steps", "1"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()
-    ]
-    assert [len(line) for line in lines] == [9] * 4
-    assert [line[:3] for line in lines[2:]] == [
-        ["text.txt", "400", "plain"],
-        ["text.txt", "400", "scaffold"],
-    ]
-    assert int(lines[2][3]) == 0 < int(lines[3][3]) and float(lines[3][8]) > 0
-    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
 MODEL = """
@@ -64,11 +38,9 @@ class GPT(torch.nn.Module):
     def forward(self, idx, targets):
         logits = self.logits.expand(*idx.shape, -1)
         return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.view(-1))
-    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
-        return torch.optim.AdamW(self.parameters(), learning_rate, betas, weight_decay=weight_decay)
 """
 TRAIN = """
-import pickle, sys, torch
+import os, pickle, torch
 torch.manual_seed(1337 + 0)
 vocab_size = pickle.load(open("data/text/meta.pkl", "rb"))["vocab_size"]
 print("step 0: train loss 4.0, val loss 4.0")
@@ -77,187 +49,90 @@ for step, ms in enumerate((9000, 100, 100, 8000, 400)):
         print("step 3: train loss 3.0, val loss 2.0")
     print(f"iter {step}: loss 3.0000, time {ms:.2f}ms, mfu -100.00%")
 arguments = {"vocab_size": vocab_size, "block_size": 64}
-torch.save({"model": {"logits": torch.zeros(vocab_size)}, "model_args": arguments}, "ckpt.pt")
-import os
 os.makedirs("out")
-os.rename("ckpt.pt", "out/ckpt.pt")
+torch.save({"model": {"logits": torch.zeros(vocab_size)}, "model_args": arguments}, "out/ckpt.pt")
 """
 
 
-def test_a_peer_is_timed_without_its_evaluations_and_scored_exactly(tmp_path):
-    """A stand-in for nanoGPT that knows nothing pays log2 of its vocabulary for each character."""
+def test_nanogpt_is_timed_without_its_evaluations_and_scored_exactly(tmp_path):
+    """A stand-in that knows nothing pays log2 of its vocabulary for each character."""
     (tmp_path / "config").mkdir()
     for name, content in {"train.py": TRAIN, "model.py": MODEL, "configurator.py": ""}.items():
         (tmp_path / name).write_text(content)
-    text = "a bé" * 250
-    (tmp_path / "text.txt").write_bytes(text.encode())
+    (tmp_path / "text.txt").write_bytes(("a bé" * 250).encode())
     run = nanogpt.run_nanogpt(tmp_path, tmp_path / "text.txt", 7)
-    assert run["bits_per_byte"] == pytest.approx(
-        math.log2(4) * 100 / 125
-    )  # 100 characters of validation, 125 bytes
+    bits = math.log2(4) * 100 / 125  # 100 characters of validation, 125 bytes
+    assert run["bits_per_byte"] == pytest.approx(bits)
     assert run["nats"] == pytest.approx(math.log(4)) and run["parameters"] == 4
-    assert run["seconds"] == pytest.approx(
-        0.1 + 0.1 + 0.4 + 2 * 0.1
-    )  # the median step for those that evaluated
-    assert run["tokens"] == 5 * 12 * 64
+    seconds = 0.1 + 0.1 + 0.4 + 2 * 0.1  # the median step for those that evaluated
+    assert run["seconds"] == pytest.approx(seconds) and run["tokens"] == 5 * 12 * 64
     assert run["curve"] == [pytest.approx((0.3, 2 / math.log(2) * 100 / 125))]
 
 
-def test_a_step_is_counted_and_its_time_shared_out(tmp_path, monkeypatch):
-    """The products of v1's forward pass, written down by hand, and as many again for each of the two gradients."""
+def test_operations_of_a_step(tmp_path, monkeypatch):
+    """The products of v1's forward pass, counted by hand, and as many for each gradient."""
     monkeypatch.chdir(tmp_path)
-    flags = ["--data", str(ROOT / "input.txt"), "--n-layer", "2", "--n-head", "2", "--n-embd", "8"]
-    flags += ["--block-size", "16", "--batch-size", "3", "--dtype", "float32"]
-    training = step.Training("v1_transformer", flags)
+    (tmp_path / "text.txt").write_text("the old fox saw the river. " * 40)
+    flags = "--data text.txt --n-layer 2 --n-head 2 --n-embd 8 --block-size 16 --batch-size 3"
+    training = step.Training("v1_transformer", [*flags.split(), "--dtype", "float32"])
     C, T, V = 8, 16, training.corpus.tokenizer.vocab_size
-    block = (
-        C * 3 * C + C * C + C * 4 * C * 2 + 2 * T * C
-    )  # q, k, v; out; the MLP; scores and their sums, per token
+    block = C * 3 * C + 2 * T * C + C * C + 2 * C * 4 * C  # q, k, v; scores, sums; out; the MLP
     assert training.flops() == 3 * 2 * 3 * T * (2 * block + C * V)
-    shares = training.shares(3)
-    assert sum(shares.values()) == pytest.approx(1) and min(shares.values()) > 0
-    assert {"matrix products", "attention", "loss", "AdamW", "the rest"} <= shares.keys()
-    row = {
-        "name": "`v1.py`",
-        "parameters": 1000,
-        "tokens": 48,
-        "seconds": 0.002,
-        "flops": 4_000_000,
-        "shares": shares,
-    }
-    *_, line = step.speed_table([row], {"float32": 10.0, "bfloat16": 20.0}).splitlines()
-    assert [cell.strip() for cell in line.strip("|").split("|")][2:] == [
-        "2.0",
-        "24,000",
-        "0.00",
-        "2",
-        "20 %",
-        "10 %",
-    ]
-    (tmp_path / "model.py").write_text(MODEL)
-    monkeypatch.setattr(
-        step, "matrix_peak", lambda dtype, device: 1.0
-    )  # slow without bfloat16 units
-    row, *_ = step.measure("v1_transformer", flags, 2, False, tmp_path)
-    assert (row["name"], row["parameters"], row["tokens"], row["flops"]) == (
-        "nanoGPT as v1",
-        V,
-        48,
-        0,
-    )
-    peer = step.Peer("v1_transformer", flags, tmp_path)
-    peer.step()
-    assert peer.model.logits.abs().min() > 0.9e-3  # each has moved by the learning rate, about
 
 
-def test_generation_compares_like_with_like():
-    v4 = importlib.import_module("v4_gqa_swiglu")
-    cfg = v4.Config(
-        vocab_size=300, n_layer=2, n_embd=16, n_head=4, n_kv_head=1, d_ff=16, block_size=24
-    )
-    found = generation.measure(v4, cfg, 8, 16, 1)
-    assert (
-        found[False][1] == 0 and found[True][1] == 2 * 2 * 4 * 1 * 23 * 4
-    )  # k and v, blocks, D, K, tokens, bytes
+def test_generation_is_compared_at_the_same_tokens():
+    cfg = make_config(v4, n_kv_head=1, n_embd=16, block_size=24, vocab_size=300)
+    found = generation.measure(v4, cfg, 8, 16, 1)  # {cached: (tokens/s, bytes of the cache)}
+    n_bytes = 2 * 2 * 4 * 1 * 23 * 4  # k and v, blocks, D, K, tokens, bytes of a number
+    assert (found[False][1], found[True][1]) == (0, n_bytes)
     whole = generation.measure(v4, replace(cfg, n_kv_head=4), 8, 16, 1)
     last = generation.table({1: found, 4: whole}).splitlines()[2:]
     assert [line.strip("| ").split(" | ")[-1] for line in last] == ["0.25", "1.00"]
     attend = v4.attend
-    faulty = lambda q, k, v, bias: attend(q, k, v if q.size(2) > 1 else 9 * v, bias)  # noqa: E731
+
+    def faulty(q, k, v, bias):
+        return attend(q, k, v if q.size(2) > 1 else 9 * v, bias)
+
     with mock.patch.object(v4, "attend", faulty), pytest.raises(SystemExit):
         generation.measure(v4, cfg, 8, 16, 1)
 
 
-def steps_of_soap(module, make, n, **settings):
-    """The matrices after each of n steps whose gradients are drawn, (n, numbers); and before them, (numbers,)."""
-    torch.manual_seed(3)
-    cfg = module.Config(
-        vocab_size=300, n_layer=1, n_embd=16, n_head=4, n_kv_head=2, d_ff=16, **settings
-    )
-    model = module.LanguageModel(cfg, 300)
-    made, states = make(model, cfg), []
-    matrices = made[-1].param_groups[0]["params"]
-    for group in [group for optimizer in made for group in optimizer.param_groups]:
-        group["lr"] = group["initial_lr"]
-    for _ in range(n + 1):
-        states.append(torch.cat([p.detach().flatten() for p in matrices]))
-        for p in model.parameters():
-            p.grad = torch.randn_like(p)
-        for optimizer in made:
-            optimizer.step()
-    return torch.stack(states[1:]), states[0]
+# --- fast feed-forward: a tree of routers, a soft mixture in training, one leaf at inference
 
 
-def test_soap_in_the_place_of_muon_is_v5s_own():
-    v5, v4 = importlib.import_module("v5_ngpt"), importlib.import_module("v4_gqa_swiglu")
-    own, _ = steps_of_soap(v5, v5.make_optimizers, 14, optimizer="soap")
-    make = optimizers.with_soap(
-        v5.make_optimizers, v5.Config().soap_learning_rate, optimizers.read_soap([])
-    )
-    assert torch.equal(own, steps_of_soap(v5, make, 14)[0])
-    rising = optimizers.with_soap(v5.make_optimizers, 1.0, optimizers.read_soap(["warmup=100"]))
-    risen = optimizers.with_soap(v5.make_optimizers, 0.01, optimizers.read_soap([]))
-    (basis, first), before = steps_of_soap(v5, rising, 2)  # the first gradient only sets the basis
-    assert torch.allclose(basis, before, atol=1e-6) and not torch.allclose(first, before, atol=1e-3)
-    assert torch.allclose(first, steps_of_soap(v5, risen, 2)[0][1], atol=1e-6)
-    make = optimizers.with_soap(v4.make_optimizers, 0.1, optimizers.read_soap([]))
-    (_, decayed), before = steps_of_soap(v4, make, 2, weight_decay=0.5)
-    (_, free), _ = steps_of_soap(v4, make, 2, weight_decay=0.0)
-    assert torch.allclose(decayed, free - 0.1 * 0.5 * before, atol=1e-6)
+@pytest.fixture
+def mlp():
+    torch.manual_seed(1)
+    return variations.FastMLP(make_config(v5, d_ff=64))
 
 
-def test_a_contestant_is_checked_before_anything_trains():
-    assert (
-        optimizers.contestant("v5 soap betas=0.9,0.99 frequency=5")
-        == "v5 soap betas=0.9,0.99 frequency=5"
-    )
-    assert optimizers.contestant("v4 adamw") == "v4 adamw"
-    for name in (
-        "v3 adamw",
-        "v5",
-        "",
-        "v5 muon frequency=5",
-        "v5 soap period=5",
-        "v5 soap 5",
-        "v5 soap frequency=x",
-    ):
-        with pytest.raises(optimizers.argparse.ArgumentTypeError):
-            optimizers.contestant(name)
-    assert optimizers.read_soap(["betas=0.9,0.99", "frequency=5"]) == dict(
-        betas=(0.9, 0.99), frequency=5, warmup=0
-    )
+def test_leaf_weights_are_products_along_the_way(mlp):
+    logits = torch.randn(3, 15)
+    right, weights = logits.sigmoid(), mlp.leaf_weights(logits)
+    for leaf in range(16):
+        node, product = 0, torch.ones(3)
+        for depth in range(3, -1, -1):  # from the root: the leaf's number in binary says the way
+            go_right = leaf >> depth & 1
+            product = product * (right[:, node] if go_right else 1 - right[:, node])
+            node = 2 * node + 1 + go_right
+        assert torch.allclose(weights[:, leaf], product)
 
 
-def test_contestants_have_four_blocks_whatever_the_seconds(monkeypatch):
-    v4, seen = importlib.import_module("v4_gqa_swiglu"), []
-
-    def train(cfg):
-        seen.append(cfg.n_layer)
-        raise v4.UserError("enough")
-
-    monkeypatch.setattr(v4, "train", train)
-    for budget in ({"max_seconds": 1}, {"max_steps": 1}):
-        optimizers.fit("v4 muon", "none.txt", 1, 1.0, budget)
-    assert seen == [4, 4]
-
-
-def test_a_table_of_factors_alone_and_one_with_what_they_led_to():
-    run = {"bits_per_byte": 0.4, "steps": 7, "seconds": 2.0}
-    tuned = {"v5 soap": {0.5: run, 1.0: run | {"bits_per_byte": 0.3}}}
-    assert optimizers.table(tuned, {}, {}).splitlines()[2:] == ["| v5 soap | 0.400 | **0.300** |"]
-    seconds, steps = [run, run | {"bits_per_byte": 0.6, "steps": 9}], [run, run | {"seconds": 4.0}]
-    head, rule, row = optimizers.table(tuned, {"v5 soap": seconds}, {"v5 soap": steps}).splitlines()
-    assert (
-        row
-        == "| v5 soap | 0.400 | **0.300** | 0.500 (0.400 to 0.600) | 8 | 0.400 (0.400 to 0.400) | 3 |"
-    )
-    assert head.count("|") == row.count("|") == rule.count("|") and "same steps (7)" in head
+def test_with_sure_routers_one_leaf_alone_says_what_the_mixture_says(mlp):
+    x = v5.normalize(torch.randn(1, 50, 32))
+    assert (mlp.soft(x) - mlp.hard(x)).abs().max() > 1e-4
+    with torch.no_grad():
+        mlp.s_r.weight.fill_(1e6)
+        assert torch.allclose(mlp.soft(x), mlp.hard(x), atol=1e-6)
+        leaf, before = mlp.chosen_leaf(x[0, :1]).item(), mlp.hard(x[0, :1])
+        for unit in set(range(64)) - set(range(4 * leaf, 4 * leaf + 4)):  # of all other leaves
+            mlp.gate_proj.weight[unit] = mlp.up_proj.weight[unit] = torch.nan
+            mlp.down_proj.weight[:, unit] = torch.nan
+        assert torch.equal(mlp.hard(x[0, :1]), before)
 
 
-def test_a_text_without_its_validation_split(tmp_path):
-    (tmp_path / "text.txt").write_bytes("é\r\n".encode() * 100)
-    (tmp_path / "copies").mkdir()
-    assert (
-        optimizers.training_split(tmp_path / "text.txt", tmp_path / "copies").read_bytes()
-        == "é\r\n".encode() * 90
-    )
+def test_hardening_is_no_part_of_the_evaluated_loss():
+    model = variations.FastModel(make_config(v5, d_ff=64), 300).eval()
+    idx = torch.randint(300, (2, 8))
+    logits, loss = model(idx, idx)
+    torch.testing.assert_close(loss, F.cross_entropy(logits.flatten(0, 1), idx.flatten()))

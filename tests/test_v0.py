@@ -34,11 +34,6 @@ def trained(tmp_path_factory):
     return run.model, v0.load_corpus(cfg)
 
 
-def test_the_optimum_is_counted_right():
-    # "abac": after a once b, once c; after b always a: two choices of ln 2 and one of 0
-    assert counted_loss([0, 1, 0, 2]) == pytest.approx(2 * math.log(2) / 3)
-
-
 def test_training_reaches_the_loss_of_counted_frequencies(trained):
     model, corpus = trained
     optimum = counted_loss(corpus.train.tolist())

@@ -44,9 +44,7 @@ def gpt2_holding(model, cfg):
     "sizes",
     [
         dict(n_layer=1, n_head=1, n_embd=8, block_size=5),
-        dict(n_layer=2, n_head=4, n_embd=24, block_size=9),
-        dict(n_layer=3, n_head=2, n_embd=32, block_size=16),
-        dict(n_layer=2, n_head=3, n_embd=15, block_size=7),
+        dict(n_layer=3, n_head=4, n_embd=24, block_size=9),
     ],
     ids=str,
 )

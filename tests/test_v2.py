@@ -85,8 +85,7 @@ def neox_holding(model, cfg):
     "sizes",
     [
         dict(n_layer=1, n_head=1, n_embd=8),
-        dict(n_layer=2, n_head=3, n_embd=24),
-        dict(n_layer=3, n_head=2, n_embd=32, rope_base=500.0),
+        dict(n_layer=3, n_head=3, n_embd=24, rope_base=500.0),
     ],
     ids=str,
 )
