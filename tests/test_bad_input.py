@@ -10,19 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import (
-    TEXT,
-    call,
-    every_version,
-    from_v1,
-    from_v2,
-    known,
-    load_version,
-    number,
-    small,
-    snapshot,
-    train,
-)
+from conftest import TEXT, every_version, from_v1, from_v2, load_version, number
+from small_models import known
+from small_runs import call, small, snapshot, train
 
 pytestmark = pytest.mark.usefixtures("folder")
 

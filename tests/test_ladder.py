@@ -129,13 +129,10 @@ def test_measured_is_what_the_benchmark_printed(name):
     line = f"Measured: {figures['bits_per_byte']:.3f} bits/byte on input.txt, "
     line += f"{figures['parameters']:,} parameters, {figures['seconds']:.0f} s "
     assert line + "(one seed, two CPU cores)" in read(name)
-
-
-@pytest.mark.parametrize("name", ["v2_bpe_rope", "v3_alibi"])
-def test_longer_windows_are_what_the_benchmark_printed(name):
-    table = (ROOT / "benchmarks" / "results" / "length.md").read_text(encoding="utf-8")
-    row = re.search(rf"^\| `{name}` .*", table, re.MULTILINE)[0].split("|")
-    assert ", ".join(f"{float(cell):.3f}" for cell in row[3:6]) in read(name)
+    if name in NAMES[2:4]:  # who also say what longer windows cost
+        table = (ladder.parent / "length.md").read_text(encoding="utf-8")
+        row = re.search(rf"^\| `{name}` .*", table, re.MULTILINE)[0].split("|")
+        assert ", ".join(f"{float(cell):.3f}" for cell in row[3:6]) in read(name)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "bpe_tokenizer"])
@@ -166,12 +163,10 @@ def test_help_shows_every_flag_and_default(name, capsys, monkeypatch):
         module.main()
     shown = capsys.readouterr().out
     words = re.sub(r"[\s│]+", " ", shown)
-    assert ended.value.code == 0
-    assert max(map(len, shown.splitlines()[4:])) <= 80
+    assert ended.value.code == 0 and max(map(len, shown.splitlines()[4:])) <= 80
     for field, default in vars(module.Config()).items():
         if field != "command":
             flag = f"--{field.replace('_', '-')}"
             text = words[words.index(flag) :]
             assert f"(default: {default!r})" in text or f"(default: {default})" in text, field
-    if name >= "v5":
-        assert "{muon,adamw,soap}" in words
+    assert "{muon,adamw,soap}" in words or name != "v5_ngpt"

@@ -13,25 +13,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from conftest import (
-    TEXT,
-    VOCAB,
-    all_tokens,
-    every_version,
-    from_v1,
-    load_version,
-    make_config,
-    make_model,
-    number,
-    take_step,
-    versions,
-)
-
-OPTIMIZERS = [(1, "adamw"), (2, "adamw"), (3, "adamw"), (4, "muon"), (4, "adamw")]
-OPTIMIZERS += [(5, "muon"), (5, "adamw"), (5, "soap")]
-KINDS = [pytest.param(load_version(i), kind, id=f"v{i}-{kind}") for i, kind in OPTIMIZERS]
-every_optimizer = pytest.mark.parametrize("version, kind", KINDS)
-
+from conftest import TEXT, every_optimizer, every_version, from_v1, number, versions
+from small_models import VOCAB, all_tokens, make_config, make_model, take_step
 
 # --- data
 
@@ -44,14 +27,14 @@ def test_a_batch_depends_on_seed_and_step_alone(version):
     assert (targets == idx + 1).all() and (idx == idx[:, :1] + torch.arange(8)).all()
     np.random.seed(1), torch.manual_seed(1)
     assert (version.get_batch(tokens, cfg, 5, "cpu")[0] == idx).all()
-    for seed, step in ((cfg.seed, 6), (1, 5), (5, cfg.seed)):
+    for seed, step in ((cfg.seed, 6), (1, 5)):
         other, _ = version.get_batch(tokens, make_config(version, seed=seed), step, "cpu")
         assert not (other == idx).all()
 
 
 @every_version
 def test_windows_lie_evenly(version):
-    for n in (9, 10, 50):  # tokens; all starts, from the first to the last, are equally frequent
+    for n in (9, 50):  # tokens; all starts, from the first to the last, are equally frequent
         cfg = make_config(version, batch_size=20_000)
         starts = version.get_batch(np.arange(n), cfg, 0, "cpu")[0][:, 0]
         counts = starts.bincount(minlength=n - 8)
@@ -81,19 +64,15 @@ def test_a_corpus_is_split_at_nine_tenths(version, folder):
 
 @every_version
 def test_no_logit_sees_what_comes_after_it(version):
-    model, T = make_model(version, std=0.2), 8
-    idx = torch.randint(VOCAB, (2, T))
-    with torch.no_grad():
-        before = model(idx)[0]
-        for t in range(T):
-            changed = idx.clone()
-            changed[:, t] = (changed[:, t] + 1) % VOCAB
-            difference = (model(changed)[0] - before).abs().amax(dim=(0, 2))  # (T,)
-            assert (difference[:t] < 1e-6).all() and difference[t] > 1e-2
-            if number(version):  # v0 sees one token only
-                assert (difference[t:] > 1e-4).all()
-            else:
-                assert (difference[t + 1 :] == 0).all()
+    model = make_model(version, std=0.2)
+    idx = torch.randint(VOCAB, (2, 8))
+    for t in range(8):
+        changed = idx.clone()
+        changed[:, t] = (changed[:, t] + 1) % VOCAB
+        difference = (model(changed)[0] - model(idx)[0]).abs().amax(dim=(0, 2))  # (T,)
+        assert (difference[:t] < 1e-6).all() and difference[t] > 1e-2
+        later = difference[t + 1 :]  # they see it, but for v0, which sees one token only
+        assert (later > 1e-4).all() if number(version) else (later == 0).all()
 
 
 @every_version
@@ -108,19 +87,15 @@ def test_initial_loss(version):
 @versions(1, 2, 3, 4)
 def test_initial_weights(version):
     model = make_model(version, vocab_size=90, n_layer=8, n_embd=64, block_size=70, d_ff=96)
-    writers = 0
     for name, p in model.named_parameters():
         if p.dim() < 2:
             assert p.eq(1.0 if name.endswith("weight") else 0.0).all(), name
             continue
         writes = "out_proj" in name or "down_proj" in name
-        writers += writes
         std = p.size(1) ** -0.5 / (4 if writes else 1)  # 16 halves of a block add to x
         assert p.std().item() == pytest.approx(std, rel=0.08), name
         assert p.mean().abs().item() < 4 * std / math.sqrt(p.numel()), name
-    assert writers == 16
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    assert len(linear) > 16 and all(m.bias is None for m in linear)
+    assert all(m.bias is None for m in model.modules() if isinstance(m, nn.Linear))
 
 
 @from_v1
@@ -132,10 +107,8 @@ def test_bfloat16(version):
             logits, loss = model(tokens[:, :-1], tokens[:, 1:])
         model.zero_grad()
         loss.backward()
-        gradients = [p.grad.clone() for p in model.parameters()]
-        assert loss.dtype == torch.float32 and all(g.dtype == torch.float32 for g in gradients)
-        found.append([logits, loss, *gradients])
-    assert found[1][0].dtype == torch.bfloat16
+        found.append([logits, loss, *(p.grad.clone() for p in model.parameters())])
+    assert found[1][0].dtype == torch.bfloat16 and found[1][1].dtype == torch.float32
     for exact, low in zip(*found, strict=True):
         assert 0 < (low - exact).norm() < 0.2 * exact.norm()
     assert abs(found[1][1] / found[0][1] - 1) < 0.02
@@ -145,30 +118,31 @@ def test_bfloat16(version):
 def test_dropout_on_embeddings_and_what_each_half_adds(version):
     model = make_model(version, std=0.2, dropout=0.3, n_embd=64, block_size=128).train()
     dropped, halves = [], []
-
-    def watch(module, args, out):
-        zeros = out[args[0] != 0].eq(0).float().mean().item()
-        dropped.append((args[0], zeros))
-
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout):
-            module.register_forward_hook(watch)
+            module.register_forward_hook(lambda m, args, out: dropped.append((args[0], out)))
         if name.endswith((".attn", ".mlp")):
-            module.register_forward_hook(lambda module, args, out: halves.append(out))
+            module.register_forward_hook(lambda m, args, out: halves.append(out))
     model(torch.randint(VOCAB, (8, 128)))
-    assert [zeros for _, zeros in dropped] == pytest.approx([0.3] * 5, abs=0.02)
-    for (given, _), half in zip(dropped[1:], halves, strict=True):
-        assert given is half
+    assert len(dropped) == 5
+    for x, out in dropped:
+        assert out[x != 0].eq(0).float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert all(x is half for (x, _), half in zip(dropped[1:], halves, strict=True))
+
+
+class ByteTokenizer:
+    """Each id is one byte."""
+
+    def decode_bytes(self, ids):
+        return bytes(ids)
 
 
 @from_v1
 def test_dropout_is_off_in_evaluation_and_generation(version):
     model, plain = make_model(version, std=0.2, dropout=0.8), make_model(version, std=0.2)
-    idx = torch.randint(VOCAB, (1, 8))
+    ids, idx = np.arange(30) % VOCAB, torch.randint(VOCAB, (1, 8))
     assert not torch.equal(model.train()(idx)[0], model(idx)[0])
-    assert torch.equal(model.eval()(idx)[0], plain.train()(idx)[0])
-    tokenizer, ids = ByteTokenizer(), np.arange(30) % VOCAB
-    scores = [version.evaluate(m.train(), ids, tokenizer, 8) for m in (model, plain)]
+    scores = [version.evaluate(m.train(), ids, ByteTokenizer(), 8) for m in (model, plain)]
     assert scores[0] == scores[1] and not model.training
     texts = [all_tokens(version, m.train(), idx, 20, seed=1) for m in (model, plain)]
     assert torch.equal(*texts) and not model.training
@@ -204,14 +178,14 @@ def test_every_parameter_is_in_one_group(version, kind):
                 found[id(p)] = facts
                 if isinstance(optimizer, torch.optim.AdamW):
                     assert group["betas"] == (0.8, 0.99) and group["eps"] == 1e-8
-    assert len(found) == len(list(model.parameters()))
     for name, p in model.named_parameters():
         decay = 0.25 if p.dim() == 2 and number(version) < 5 else 0.0
         expected = ("AdamW", 0.1, decay)
         if "_proj" in name and number(version) >= 4:
             class_name = {"muon": "Muon", "soap": "SOAP"}.get(kind, "AdamW")
             expected = (class_name, rates[f"{kind}_learning_rate"], decay)
-        assert found[id(p)] == expected, name
+        assert found.pop(id(p)) == expected, name
+    assert not found
 
 
 @every_optimizer
@@ -249,58 +223,44 @@ def test_one_batch_is_memorized(version, kind):
         assert (p - before[name]).abs().max() > 1e-3, name
 
 
-# --- the training loop
+# --- training and evaluation
 
 
 @every_version
 @pytest.mark.parametrize("dtype, clip, rising", [("float32", 0.01, True), ("bfloat16", 0.0, False)])
 def test_training_is_this_loop(version, dtype, clip, rising, folder):
-    """Six steps; without clipping (0) or with far too much, with constant or rising dropout."""
+    """Six steps; with far too much clipping or none (0), with rising or constant dropout."""
     changes = dict(data="text.txt", out="run", max_steps=6, evals=2, vocab_size=270, dtype=dtype)
     changes |= dict(dropout_schedule="linear" if rising else "constant", grad_clip=clip)
-    cfg = make_config(version, dropout=0.2, **changes)
-    saved = version.train(cfg) / ("checkpoint.pt" if number(version) else "best.pt")
-
-    corpus = version.load_corpus(cfg)
+    cfg, is_v0 = make_config(version, dropout=0.2, **changes), number(version) == 0
+    saved, corpus = version.train(cfg), version.load_corpus(cfg)
     torch.manual_seed(cfg.seed)
     model = version.LanguageModel(cfg, corpus.tokenizer.vocab_size)
     optimizers = version.make_optimizers(model, cfg)
     for step in range(6):
-        if number(version):
+        if not is_v0:
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = group["initial_lr"] * version.schedule(step / 6, cfg)
-            for module in model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.2 * step / 6 if rising else 0.2
+            for module in (m for m in model.modules() if isinstance(m, nn.Dropout)):
+                module.p = 0.2 * step / 6 if rising else 0.2
             torch.manual_seed(cfg.seed * 1_000_003 + step)
         idx, targets = version.get_batch(corpus.train, cfg, step, "cpu")
-        low = dtype == "bfloat16" and number(version) > 0
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16" and not is_v0):
             loss = model(idx, targets)[1]
         model.zero_grad()
         loss.backward()
-        if number(version) and clip:
+        if clip and not is_v0:
             gradients = [p.grad for p in model.parameters()]
             norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
-            assert norm > 5 * clip
             for g in gradients:
-                g.mul_(clip / norm)
+                g.mul_(min(1.0, clip / norm))
         for optimizer in optimizers:
             optimizer.step()
     trained = version.LanguageModel(cfg, corpus.tokenizer.vocab_size)
-    version.load_checkpoint(saved, trained, "training" if number(version) else "step")
+    name, key = ("best.pt", "step") if is_v0 else ("checkpoint.pt", "training")
+    version.load_checkpoint(saved / name, trained, key)
     for (name, p), q in zip(model.named_parameters(), trained.parameters(), strict=True):
         torch.testing.assert_close(q, p, rtol=1e-4, atol=1e-5, msg=name)
-
-
-# --- evaluation
-
-
-class ByteTokenizer:
-    """Each id is one byte."""
-
-    def decode_bytes(self, ids):
-        return bytes(ids)
 
 
 @every_version
@@ -319,8 +279,7 @@ def test_evaluation_equals_a_slow_loop(version, block_size):
     for target in range(1, n + 1):
         first = (target - 1) // block_size * block_size  # the window's first input
         seen = torch.from_numpy(tokens[first:target].astype(np.int64))[None]
-        with torch.no_grad():
-            nats -= model(seen)[0][0, -1].double().log_softmax(-1)[tokens[target]].item()
+        nats -= model(seen)[0][0, -1].double().log_softmax(-1)[tokens[target]].item()
     n_bytes = len(text.encode()) - len(tokenizer.decode_bytes(tokens[:1].tolist()))
     assert n % 8 and abs(nats / n - math.log(tokenizer.vocab_size)) > 0.01  # no uniform model's
     score = version.evaluate(model, tokens, tokenizer, block_size)

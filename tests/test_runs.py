@@ -21,21 +21,15 @@ import torch
 from conftest import (
     ROOT,
     TEXT,
-    call,
+    every_optimizer,
     every_version,
     from_v1,
     from_v2,
-    load,
     load_version,
     number,
-    results,
-    same,
-    small,
-    snapshot,
-    train,
 )
 from matplotlib.figure import Figure
-from test_models import every_optimizer
+from small_runs import call, load, results, same, small, snapshot, train
 
 pytestmark = pytest.mark.usefixtures("folder")
 SAVEFIG = Figure.savefig  # before the fixture replaces it

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import every_version, make_config, make_model, number
+from conftest import every_version, number
+from small_models import make_config, make_model
 
 SIZES = dict(B=7, T=10, C=48, H=6, K=3, G=2, D=8, d_ff=40, V=61, past=0, S=10)
 PAST = 9  # tokens that a cache holds before T more come

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from conftest import VOCAB, assert_equal_logits, make_config, make_model, versions
+from conftest import versions
+from small_models import VOCAB, assert_equal_logits, make_config, make_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import v1_transformer as v1
@@ -48,16 +48,11 @@ def gpt2_holding(model, cfg):
     ],
     ids=str,
 )
-def test_logits_and_gradients_equal_those_of_gpt2(sizes):
+def test_logits_equal_those_of_gpt2(sizes):
     cfg = make_config(v1, **sizes)
     model = make_model(v1, std=0.2, **sizes)
     theirs = gpt2_holding(model, cfg)
     assert_equal_logits(model, theirs, (1, cfg.block_size - 1, cfg.block_size))
-    idx, targets = torch.randint(VOCAB, (2, 3, cfg.block_size))
-    model(idx, targets)[1].backward()
-    F.cross_entropy(theirs(idx).logits.flatten(0, 1), targets.flatten()).backward()
-    ours, expected = model.position_embedding.weight.grad, theirs.transformer.wpe.weight.grad
-    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
 
 
 @versions(1, 2, 3)
@@ -69,8 +64,3 @@ def test_attention_in_closed_form(version):
     bias = torch.tensor([[0, -math.inf], [0, 0]])
     expected = torch.tensor([[4.0, 0, 8, 1], [1, 3, 8, 1]])[None, None]
     torch.testing.assert_close(version.attend(q, k, v, bias), expected)
-
-
-def test_positions_hide_what_comes_later():
-    bias, inf = make_model(v1).positions(3, "cpu"), math.inf
-    assert bias.tolist() == [[0, -inf, -inf], [0, 0, -inf], [0, 0, 0]]

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from conftest import VOCAB, assert_equal_logits, make_config, make_model, versions
+from conftest import from_v2, versions
+from small_models import VOCAB, assert_equal_logits, make_config, make_model
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
@@ -21,9 +22,7 @@ def angles(version, T, head_dim, base=10_000.0, past=0):
 
 
 @with_rope
-@pytest.mark.parametrize(
-    "H, D, T, past, base", [(1, 2, 5, 0, 1e4), (3, 8, 11, 7, 50.0), (4, 40, 16, 1, 1e4)]
-)
+@pytest.mark.parametrize("H, D, T, past, base", [(1, 2, 5, 0, 1e4), (3, 8, 11, 7, 50.0)])
 def test_rotation_equals_llamas(version, H, D, T, past, base):
     rope = {"rope_type": "default", "rope_theta": base}
     config = LlamaConfig(hidden_size=H * D, num_attention_heads=H, rope_parameters=rope)
@@ -97,31 +96,14 @@ def test_logits_equal_those_of_gpt_neox(sizes):
 
 @versions(2, 3, 4)
 def test_embedding_and_head_are_one_tensor(version):
-    model = make_model(version, std=0.2)
+    model = make_model(version)
     assert model.head.weight is model.token_embedding.weight
-    tokens = torch.randint(VOCAB, (2, 9))
-    idx, targets = tokens[:, :-1], tokens[:, 1:]
-    model(idx, targets)[1].backward()
-    # the same computation with two tensors of the same values, each with a gradient of its own
-    two = [model.token_embedding.weight.detach().clone().requires_grad_() for _ in range(2)]
-    weights = {"token_embedding.weight": two[0], "head.weight": two[1]}
-    loss = torch.func.functional_call(model, weights, (idx, targets), tie_weights=False)[1]
-    gradients = torch.autograd.grad(loss, two)
-    assert min(g.abs().max() for g in gradients) > 1e-3
-    torch.testing.assert_close(model.token_embedding.weight.grad, sum(gradients))
-
-
-@versions(2, 3, 4, 5)
-def test_a_window_longer_than_block_size_changes_no_prefix(version):
-    model = make_model(version, std=0.2, block_size=4)
-    idx = torch.randint(VOCAB, (1, 21))
-    torch.testing.assert_close(model(idx)[0][:, :4], model(idx[:, :4])[0], rtol=0, atol=1e-5)
 
 
 # --- tokens
 
 
-@versions(2, 3, 4, 5)
+@from_v2
 def test_tokens_are_learned_from_the_training_split(version, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "the naïve café serves the naïve crème; " * 20 + "xyz" * 26  # in the last tenth only
@@ -140,7 +122,7 @@ def test_tokens_are_learned_from_the_training_split(version, tmp_path, monkeypat
     assert set(b"".join(merged[allowed]).decode("ascii")) <= set(allowed)
 
 
-@versions(2, 3, 4, 5)
+@from_v2
 def test_vocabulary_grows_with_the_text(version, tmp_path, monkeypatch):
     sizes, cfg = [], make_config(version, data=str(tmp_path / "text.txt"))
     monkeypatch.setattr(version.BPETokenizer, "train", lambda blocks, size, **_: size)

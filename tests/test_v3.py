@@ -6,7 +6,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import VOCAB, WORDS, assert_equal_logits, make_config, make_model, take_step
+from conftest import WORDS
+from small_models import VOCAB, assert_equal_logits, make_config, make_model, take_step
 from transformers import MptConfig, MptForCausalLM
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
