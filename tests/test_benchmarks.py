@@ -97,28 +97,9 @@ def test_generation_is_compared_at_the_same_tokens():
         generation.measure(v4, cfg, 8, 16, 1)
 
 
-# --- fast feed-forward: a tree of routers, a soft mixture in training, one leaf at inference
-
-
-@pytest.fixture
-def mlp():
-    torch.manual_seed(1)
-    return variations.FastMLP(make_config(v5, d_ff=64))
-
-
-def test_leaf_weights_are_products_along_the_way(mlp):
-    logits = torch.randn(3, 15)
-    right, weights = logits.sigmoid(), mlp.leaf_weights(logits)
-    for leaf in range(16):
-        node, product = 0, torch.ones(3)
-        for depth in range(3, -1, -1):  # from the root: the leaf's number in binary says the way
-            go_right = leaf >> depth & 1
-            product = product * (right[:, node] if go_right else 1 - right[:, node])
-            node = 2 * node + 1 + go_right
-        assert torch.allclose(weights[:, leaf], product)
-
-
-def test_with_sure_routers_one_leaf_alone_says_what_the_mixture_says(mlp):
+def test_with_sure_routers_one_leaf_alone_says_what_the_mixture_says():
+    """Fast feed-forward: a soft mixture of a tree's leaves in training, one leaf at inference."""
+    mlp = variations.FastMLP(make_config(v5, d_ff=64))
     x = v5.normalize(torch.randn(1, 50, 32))
     assert (mlp.soft(x) - mlp.hard(x)).abs().max() > 1e-4
     with torch.no_grad():
