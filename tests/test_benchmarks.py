@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 from conftest import ROOT, load_version
@@ -15,17 +14,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import generation
 import nanogpt
-import scaffold
-import step
 import variations
 
 v4, v5 = load_version(4), load_version(5)
-
-
-def test_entropy_and_rare_tokens():
-    assert scaffold.frequency_figures(np.array([20] * 8)) == pytest.approx((3, 1, 0))
-    # probabilities 1/2, 1/4, 1/4 and a token that is never used
-    assert scaffold.frequency_figures(np.array([20, 10, 0, 10])) == pytest.approx((1.5, 0.75, 0.25))
 
 
 MODEL = """
@@ -67,17 +58,6 @@ def test_nanogpt_is_timed_without_its_evaluations_and_scored_exactly(tmp_path):
     seconds = 0.1 + 0.1 + 0.4 + 2 * 0.1  # the median step for those that evaluated
     assert run["seconds"] == pytest.approx(seconds) and run["tokens"] == 5 * 12 * 64
     assert run["curve"] == [pytest.approx((0.3, 2 / math.log(2) * 100 / 125))]
-
-
-def test_operations_of_a_step(tmp_path, monkeypatch):
-    """The products of v1's forward pass, counted by hand, and as many for each gradient."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("the old fox saw the river. " * 40)
-    flags = "--data text.txt --n-layer 2 --n-head 2 --n-embd 8 --block-size 16 --batch-size 3"
-    training = step.Training("v1_transformer", [*flags.split(), "--dtype", "float32"])
-    C, T, V = 8, 16, training.corpus.tokenizer.vocab_size
-    block = C * 3 * C + 2 * T * C + C * C + 2 * C * 4 * C  # q, k, v; scores, sums; out; the MLP
-    assert training.flops() == 3 * 2 * 3 * T * (2 * block + C * V)
 
 
 def test_generation_is_compared_at_the_same_tokens():

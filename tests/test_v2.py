@@ -1,58 +1,21 @@
-"""v2 (and later versions with RoPE) against transformers' rotation and GPT-NeoX."""
+"""v2 against transformers' GPT-NeoX with the same weights; byte-pair tokens of v2 and later."""
 
 import pytest
 import torch
 from conftest import from_v2, versions
 from small_models import VOCAB, assert_equal_logits, make_config, make_model
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import v2_bpe_rope as v2
 
-with_rope = versions(2, 4, 5)
 
-
-def angles(version, T, head_dim, base=10_000.0, past=0):
-    first = () if version is v2 else (past,)
-    cos, sin = version.rotation_angles(*first, T + past * (version is v2), head_dim, base, "cpu")
-    return cos[-T:], sin[-T:]
-
-
-# --- rotation
-
-
-@with_rope
-@pytest.mark.parametrize("H, D, T, past, base", [(1, 2, 5, 0, 1e4), (3, 8, 11, 7, 50.0)])
-def test_rotation_equals_llamas(version, H, D, T, past, base):
-    rope = {"rope_type": "default", "rope_theta": base}
-    config = LlamaConfig(hidden_size=H * D, num_attention_heads=H, rope_parameters=rope)
-    q, k = torch.randn(2, 2, H, T, D)
-    cos, sin = LlamaRotaryEmbedding(config)(q, torch.arange(past, past + T)[None])
-    expected = apply_rotary_pos_emb(q, k, cos, sin)
-    ours = [version.rotate(x, *angles(version, T, D, base, past)) for x in (q, k)]
-    for mine, theirs in zip(ours, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
-
-
-@with_rope
-def test_rotation_in_bfloat16_is_rounded_once(version):
-    x, turns = torch.randn(2, 3, 7, 8).bfloat16(), angles(version, 7, 8)
-    turned = version.rotate(x, *turns)
-    assert turned.dtype == torch.bfloat16 and turns[0].dtype == torch.float32
-    assert torch.equal(turned, version.rotate(x.float(), *turns).bfloat16())
-
-
-@with_rope
-def test_scores_depend_on_the_distance_only(version):
+def test_scores_depend_on_the_distance_only():
     T, D, offset = 9, 16, 30
     q, k = torch.randn(2, 1, 1, 1, D).expand(2, 1, 1, T + offset, D)  # the same vectors everywhere
-    turns = angles(version, T + offset, D)
-    scores = (version.rotate(q, *turns) @ version.rotate(k, *turns).mT)[0, 0]
+    turns = v2.rotation_angles(T + offset, D, 10_000.0, "cpu")
+    scores = (v2.rotate(q, *turns) @ v2.rotate(k, *turns).mT)[0, 0]
     torch.testing.assert_close(scores[offset:, offset:], scores[:T, :T], rtol=0, atol=1e-4)
     assert (scores[0] - scores[0, 0]).abs().max() > 0.5  # but on the distance they do depend
-
-
-# --- the model
 
 
 def neox_holding(model, cfg):

@@ -81,16 +81,11 @@ def test_attention_equals_the_fused_operator(version, n_kv_head, past):
         torch.testing.assert_close(y, fused, rtol=0, atol=1e-5)
 
 
-def test_rmsnorm_and_swiglu_in_closed_form():
-    norm, mlp = v4.RMSNorm(2), make_model(v4, std=0.2).blocks[0].mlp
+def test_rmsnorm_in_closed_form():
+    norm = v4.RMSNorm(2)
     x = torch.tensor([3.0, 4.0])  # the docstring's example, and one so small that eps counts
     torch.testing.assert_close(norm(x), x / 12.5**0.5, rtol=1e-5, atol=0)
     torch.testing.assert_close(norm(x / 1000), x / 1000 / (12.5e-6 + 1e-5) ** 0.5)
-    x = torch.randn(2, 3, 32)
-    gate, up, down = (p.weight.double() for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-    a = x.double() @ gate.T
-    expected = (a / (1 + (-a).exp()) * (x.double() @ up.T)) @ down.T
-    torch.testing.assert_close(mlp(x).double(), expected, rtol=0, atol=1e-5)
 
 
 @from_v4
@@ -125,18 +120,6 @@ def test_generation_uses_the_cache(version):
 
 
 # --- Muon
-
-
-@from_v4
-@pytest.mark.parametrize("shape", [(6, 6), (5, 9), (9, 5)], ids=str)
-def test_orthogonalize_acts_on_singular_values_alone(version, shape):
-    G = torch.randn(3, *shape, dtype=torch.float64)
-    U, s, Vh = torch.linalg.svd(G, full_matrices=False)
-    s = s / s.square().sum(-1, keepdim=True).sqrt()
-    for steps in range(4):
-        expected = U @ s.diag_embed() @ Vh
-        torch.testing.assert_close(version.orthogonalize(G, steps), expected, rtol=0, atol=1e-9)
-        s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
 
 
 @from_v4
