@@ -59,7 +59,7 @@ def code_lines(name):
 
 
 def added_lines(old, new):
-    """The number of '+' lines of `git diff --no-index --numstat`."""
+    """The number of '+' lines of `git diff --no-index`."""
     command = ["git", "diff", "--no-index", "--numstat", str(old), str(new)]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     return int(shown.split()[0])

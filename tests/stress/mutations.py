@@ -68,32 +68,29 @@ def read_faults(names):
             yield f"{name}.py", test, old, new
 
 
-def run_test(copy, file, test):
-    """The exit status of pytest for a test, of this version only: 0 passed, 1 failed."""
-    name, _, function = test.partition("::")
-    words = f"{file.partition('_')[0]} and {function}" if function else file.partition("_")[0]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", words]
-    return subprocess.run([*command, f"tests/{name}.py"], cwd=copy, capture_output=True).returncode
+def run_tests(copy, tests):
+    """The exit status of pytest for tests, each of one version only: 0 passed, 1 failed."""
+    files = {test.partition("::")[0] for _, test in tests}
+    words = [f"({file[:2]} and {test.replace('::', ' and ')})" for file, test in tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += ["-k", " or ".join(words), *(f"tests/{file}.py" for file in files)]
+    return subprocess.run(command, cwd=copy, capture_output=True).returncode
 
 
 def main():
     faults, unseen = list(read_faults(sys.argv[1:] or [""])), 0
+    skipped = shutil.ignore_patterns(".*", "runs", "__pycache__")
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
-        copy = shutil.copytree(
-            ROOT, Path(folder, "copy"), ignore=shutil.ignore_patterns(".*", "runs", "__pycache__")
-        )
-        for file, test in sorted({fault[:2] for fault in faults}):
-            if run_test(copy, file, test):
-                sys.exit(f"{file} {test}: not green without a fault")
+        copy = shutil.copytree(ROOT, Path(folder, "copy"), ignore=skipped)
+        if run_tests(copy, [fault[:2] for fault in faults]):
+            sys.exit("the tests are not green without a fault")
         for file, test, old, new in faults:
             source = (ROOT / file).read_text(encoding="utf-8")
             (copy / file).write_text(source.replace(old, new, 1), encoding="utf-8")
-            is_red = old in source and run_test(copy, file, test) == 1
+            seen = old in source and run_tests(copy, [(file, test)]) == 1
             (copy / file).write_text(source, encoding="utf-8")
-            unseen += not is_red
-            print(
-                f"{'red' if is_red else 'NOT SEEN'}  {file} {test}: {old!r} -> {new!r}", flush=True
-            )
+            unseen += not seen
+            print(f"{'red' if seen else 'NOT SEEN'}  {file} {test}: {old!r} -> {new!r}", flush=True)
     print(f"{len(faults)} faults, {unseen} of them not seen")
     sys.exit(unseen > 0)
 
