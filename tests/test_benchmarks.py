@@ -1,4 +1,4 @@
-"""The benchmarks where a wrong figure would go unseen: what is counted, timed and scored."""
+"""Two benchmarks where a wrong figure would go unseen: a peer's, and the cache's."""
 
 import math
 import sys
@@ -6,7 +6,6 @@ from dataclasses import replace
 from unittest import mock
 
 import pytest
-import torch
 from conftest import ROOT, load_version
 from small_models import make_config
 
@@ -14,9 +13,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import generation
 import nanogpt
-import variations
 
-v4, v5 = load_version(4), load_version(5)
+v4 = load_version(4)
 
 
 MODEL = """
@@ -75,18 +73,3 @@ def test_generation_is_compared_at_the_same_tokens():
 
     with mock.patch.object(v4, "attend", faulty), pytest.raises(SystemExit):
         generation.measure(v4, cfg, 8, 16, 1)
-
-
-def test_with_sure_routers_one_leaf_alone_says_what_the_mixture_says():
-    """Fast feed-forward: a soft mixture of a tree's leaves in training, one leaf at inference."""
-    mlp = variations.FastMLP(make_config(v5, d_ff=64))
-    x = v5.normalize(torch.randn(1, 50, 32))
-    assert (mlp.soft(x) - mlp.hard(x)).abs().max() > 1e-4
-    with torch.no_grad():
-        mlp.s_r.weight.fill_(1e6)
-        assert torch.allclose(mlp.soft(x), mlp.hard(x), atol=1e-6)
-        leaf, before = mlp.chosen_leaf(x[0, :1]).item(), mlp.hard(x[0, :1])
-        for unit in set(range(64)) - set(range(4 * leaf, 4 * leaf + 4)):  # of all other leaves
-            mlp.gate_proj.weight[unit] = mlp.up_proj.weight[unit] = torch.nan
-            mlp.down_proj.weight[:, unit] = torch.nan
-        assert torch.equal(mlp.hard(x[0, :1]), before)

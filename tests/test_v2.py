@@ -1,5 +1,7 @@
 """v2 against transformers' GPT-NeoX with the same weights; byte-pair tokens of v2 and later."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import from_v2, versions
@@ -67,22 +69,15 @@ def test_embedding_and_head_are_one_tensor(version):
 
 
 @from_v2
-def test_tokens_are_learned_from_the_training_split(version, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_tokens_are_learned_from_the_training_split(version, folder):
     text = "the naïve café serves the naïve crème; " * 20 + "xyz" * 26  # in the last tenth only
-    (tmp_path / "t.txt").write_text(text, encoding="utf-8", newline="")
-    merged = {}
+    Path("t.txt").write_text(text, encoding="utf-8", newline="")
     for allowed in ("", "abcdefghijklmnopqrstuvwxyz "):
         cfg = make_config(version, data="t.txt", vocab_size=270, allowed_chars=allowed)
-        corpus = version.load_corpus(cfg)
-        tokens = [corpus.tokenizer.token_bytes(i) for i in range(corpus.tokenizer.vocab_size)]
-        assert len(tokens) == 270
-        merged[allowed] = {token for token in tokens if len(token) > 1}
-        ids = corpus.train.tolist() + corpus.val[1:].tolist()
-        assert corpus.tokenizer.decode(ids) == text
-        assert not any(b"x" in token for token in merged[allowed])
-    assert any("ï".encode() in token for token in merged[""])
-    assert set(b"".join(merged[allowed]).decode("ascii")) <= set(allowed)
+        tokenizer = version.load_corpus(cfg).tokenizer
+        merged = [tokenizer.token_bytes(i).decode("utf-8", "replace") for i in range(256, 270)]
+        assert "x" not in "".join(merged)
+        assert set("".join(merged)) <= set(allowed) if allowed else "ï" in "".join(merged)
 
 
 @from_v2
