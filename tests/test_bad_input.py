@@ -209,7 +209,7 @@ def test_out_of_memory(version, monkeypatch):
     def cuda():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    for fail in (lambda: torch.empty(2**60), lambda: np.empty(2**60), cuda):
+    for fail in (lambda: torch.empty(2**60), lambda: np.empty(2**60, "int8"), cuda):
         monkeypatch.setattr(version, "get_batch", lambda *_, fail=fail: fail())
         done = call(version, *small(version))
         message = (

@@ -85,18 +85,13 @@ def observe(version):
 
 
 def is_true(comment):
-    """Whether the stated shapes, one for all values or one for each, are those of all that was seen.
-
-    Only `rotate` takes queries as well as keys: there H stands for H or K.
-    """
+    """Whether its shapes, one for all values or one for each, are those of all that was seen."""
     for sizes, found in comment.seen:
-        for heads in ("H", "K") if comment.in_rotate else ("H",):
-            known = sizes | {"H": sizes[heads]}
-            stated = [eval(shape.replace("/", "//"), {}, known) for shape in comment.shapes]
-            stated = [shape if isinstance(shape, tuple) else (shape,) for shape in stated]
-            if (stated * len(found) if len(stated) == 1 else stated) == found:
-                break
-        else:
+        if comment.in_rotate and found[0][1] == sizes["K"]:  # it takes queries and keys
+            sizes = sizes | {"H": sizes["K"]}
+        stated = [eval(shape.replace("/", "//"), {}, sizes) for shape in comment.shapes]
+        stated = [shape if isinstance(shape, tuple) else (shape,) for shape in stated]
+        if (stated * len(found) if len(stated) == 1 else stated) != found:
             return False
     return bool(comment.seen)
 
