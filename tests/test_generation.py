@@ -5,6 +5,7 @@ import random
 from contextlib import redirect_stdout
 
 import numpy as np
+import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -82,12 +83,13 @@ def test_draws_follow_the_filtered_distribution(version):
 
 
 @every_version
-def test_a_seed_fixes_the_draws(version):
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_seed_fixes_the_draws(version, top_p):
     model, prompt, texts = make_model(version, std=0.2), torch.randint(VOCAB, (2, 3)), []
     for seed in (1, 1, 2):
         torch.manual_seed(len(texts))
         state = torch.get_rng_state()
-        texts.append(all_tokens(version, model, prompt, 30, seed=seed))
+        texts.append(all_tokens(version, model, prompt, 30, seed=seed, top_p=top_p))
         assert torch.equal(torch.get_rng_state(), state)  # the global generator is left alone
     assert torch.equal(texts[0], texts[1]) and not torch.equal(texts[0], texts[2])
 

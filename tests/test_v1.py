@@ -1,4 +1,4 @@
-"""v1 against transformers' GPT-2 with the same weights, and against closed forms."""
+"""v1 against transformers' GPT-2 with the same weights."""
 
 import pytest
 import torch
