@@ -206,7 +206,7 @@ def test_training_is_this_loop(version, dtype, clip, rising, folder):
     saved, corpus = version.train(cfg), version.load_corpus(cfg)
     torch.manual_seed(cfg.seed)
     model = version.LanguageModel(cfg, corpus.tokenizer.vocab_size)
-    optimizers = version.make_optimizers(model, cfg)
+    optimizers, losses = version.make_optimizers(model, cfg), []
     for step in range(6):
         if not is_v0:
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -217,6 +217,7 @@ def test_training_is_this_loop(version, dtype, clip, rising, folder):
         idx, targets = version.get_batch(corpus.train, cfg, step, "cpu")
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16" and not is_v0):
             loss = model(idx, targets)[1]
+        losses.append(loss.item())
         model.zero_grad()
         loss.backward()
         if clip and not is_v0:
@@ -226,6 +227,9 @@ def test_training_is_this_loop(version, dtype, clip, rising, folder):
                 g.mul_(min(1.0, clip / norm))
         for optimizer in optimizers:
             optimizer.step()
+    rows = (saved / "metrics.csv").read_text().splitlines()[1:]  # evaluations at steps 3 and 6
+    means = [sum(losses[:3]) / 3, sum(losses[3:]) / 3]
+    assert [float(row.split(",")[3]) for row in rows] == pytest.approx(means, rel=1e-4)
     trained = version.LanguageModel(cfg, corpus.tokenizer.vocab_size)
     name, key = ("best.pt", "step") if is_v0 else ("checkpoint.pt", "training")
     version.load_checkpoint(saved / name, trained, key)
