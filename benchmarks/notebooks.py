@@ -27,6 +27,7 @@ SHOWN = {
     "5": 2,
     "6": 1,
     "7": 0,
+    "9": 1,
 }  # the picture that stands for each in the README
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
