@@ -21,6 +21,7 @@ NAMES = [
     "5_training",
     "6_ngpt",
     "7_variations",
+    "9_your_own_text",
 ]
 VERSIONS = [
     "v1_transformer",
