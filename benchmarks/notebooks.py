@@ -25,8 +25,9 @@ SHOWN = {
     "3": 2,
     "4": 0,
     "5": 2,
-    "6": 1,
+    "6": 0,
     "7": 0,
+    "9": 1,
 }  # the picture that stands for each in the README
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
