@@ -9,8 +9,8 @@
 
 Runs go one after another, seed by seed, so that a change in the machine's speed meets every version. A figure is what
 the version's own `eval` prints for the run: the whole validation split, the weights of the lowest validation loss.
-With a checkout of nanoGPT, that trains first in each round (see nanogpt.py), and every version gets the seconds that
-its training took, or the parts of them that --shares names. Writes benchmarks/results/NAME.json and NAME.png.
+With a checkout of nanoGPT, that trains first in each round (see nanogpt.py); with --shares every version gets these
+parts of the seconds that its training took. Writes benchmarks/results/NAME.json and NAME.png.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def main():
     add("--seconds", type=float, help="seconds of training, the same for all")
     add("--tokens", type=int, help="tokens of training, the same for all")
     add("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT, to train as a peer")
-    add("--shares", nargs="+", type=float, default=[1.0], help="of nanoGPT's seconds")
+    add("--shares", nargs="+", type=float, default=[], help="of nanoGPT's seconds, as budgets")
     add("--seeds", type=int, default=1, help="runs per version")
     add("--flags", default="", help="further flags for every version, in one string")
     add("--keep", type=Path, metavar="DIR", help="keep the run folders there")
@@ -134,7 +134,7 @@ def main():
         seconds = args.seconds
         if args.nanogpt:
             keep(PEER, seed, run_nanogpt(args.nanogpt, args.data, seed))
-            seconds = results[PEER][-1]["seconds"]
+            seconds = results[PEER][-1]["seconds"] if args.shares else seconds
         for script in scripts:
             flags = ["--data", args.data, "--seed", str(seed), *shlex.split(args.flags)]
             if args.tokens:
@@ -142,7 +142,7 @@ def main():
                 cfg = __import__(script.stem).Config()
                 steps = round(args.tokens / cfg.batch_size / cfg.block_size)
                 flags += ["--max-steps", str(steps)]
-            for share in args.shares:
+            for share in args.shares or [1.0]:
                 budget = ["--max-seconds", f"{seconds * share:.1f}"] if seconds else []
                 name = script.stem + ("" if share == 1 else f", 1/{1 / share:.3g} of the seconds")
                 with tempfile.TemporaryDirectory() as temporary:
