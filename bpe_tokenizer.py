@@ -1,852 +1,550 @@
-"""Byte-pair encoding (BPE) from scratch: how text becomes the numbers a language model reads, and back.
+"""Byte-pair encoding (BPE) from scratch: how text becomes the numbers that a language model reads.
 
-Giving every byte its own number makes long sequences; giving every word its own number makes an endless vocabulary.
-BPE sits between: start from the 256 bytes, find the two neighbours that stand together most often in a training text,
-give that pair a new number, and repeat until the vocabulary has the size you asked for. Frequent words become one
-token, rare ones a few, and nothing is ever unknown.
+One number per byte makes long sequences; one number per word needs an endless vocabulary. BPE
+(arXiv:1508.07909) lies between. It starts with the 256 bytes, finds the pair of neighbors that is
+most frequent in a training text, gives this pair a number of its own, and repeats that until the
+vocabulary is large enough. Frequent words become one token, rare words a few; none is unknown.
 
-    1. split    "low lower"  ->  chunks "low", " lower"                  (PATTERNS, Splitter)
-    2. train    l o w        ->  merges (l, o) -> lo, (lo, w) -> low     (Trainer)
-    3. encode   " lowest"    ->  " low" e s t  ->  [258, 68, 82, 83]     (merge_short, BPETokenizer)
+Section 1 is the whole idea in its plainest form. Sections 2 to 4 give the same ids, but are fast.
+Section 5 is about files and other libraries, section 6 is a variant, section 7 the command line:
+python bpe_tokenizer.py input.txt --out tokenizer.json
 
-Merges never cross a chunk, so training and encoding treat each distinct chunk once, however often it occurs: that is
-why plain Python is fast enough. Sections 4 and 5 are what makes it fast and safe, and may wait for a second reading.
-
-    tok = BPETokenizer.train(open("input.txt").read(), 4096, special_tokens=["<|endoftext|>"])
-    ids = tok.encode("Hello world")
-    assert tok.decode(ids) == "Hello world"
-    tok.save("tok.json")                              # and BPETokenizer.load("tok.json")
-
-or, from a shell:  python bpe_tokenizer.py train input.txt --vocab-size 4096 --out tok.json
+    tokenizer = BPETokenizer.train(open("input.txt").read(), 4096, special_tokens=["<|end|>"])
+    assert tokenizer.decode(tokenizer.encode("Hello world")) == "Hello world"
 """
 
-import argparse
-import gc
 import heapq
 import json
 import os
 import re
 import sys
 import warnings
-from array import array
 from collections import Counter, defaultdict
 from functools import cache
-from itertools import chain, cycle, groupby, islice, pairwise, repeat
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 
 import regex
+import tyro
 from tqdm import tqdm
+
+# ---------------------------------------------------------------------------- 1 THE WHOLE IDEA
+# BYTES[i] is the byte with id i, in GPT-2's order: first those that Latin-1 prints, "!" is 0.
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTES = bytes(PRINTABLE + [b for b in range(256) if b not in PRINTABLE])
+
+
+def merge(ids, pair, new):
+    """Replace each `pair` in ids by `new`, from left to right.
+
+    >>> merge([5, 5, 5, 7], (5, 5), 256)
+    [256, 5, 7]
+    """
+    out = []
+    for i in ids:
+        if out and (out[-1], i) == pair:
+            out[-1] = new
+        else:
+            out.append(i)
+    return out
+
+
+def train(chunks, vocab_size):
+    """Learn merges from the chunks of a text, usually words. Merge i makes token 256 + i.
+
+    With "_" for the space before a word; among equal counts the smaller ids win:
+
+        chunks                       counts of pairs                     new token
+        low  _low  _lower            lo 3, ow 3, _l 2, we 1, er 1        256 = l o
+        256 w  _ 256 w  _ 256 w e r  256 w 3, _ 256 2, w e 1, e r 1      257 = 256 w
+        257  _ 257  _ 257 e r        _ 257 2, 257 e 1, e r 1             258 = _ 257
+
+    >>> train(["low", " low", " lower"], 259)
+    [(75, 78), (256, 86), (220, 257)]
+    """
+    words = [[BYTES.index(b) for b in chunk.encode()] for chunk in chunks]
+    merges = []
+    while len(merges) < vocab_size - 256:
+        counts = Counter(pair for ids in words for pair in pairwise(ids))
+        if not counts:  # each word is one token
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        words = [merge(ids, best, 256 + len(merges)) for ids in words]
+        merges.append(best)
+    return merges
+
+
+def encode(chunk, merges):
+    """Repeat the merges on a chunk, in the order in which they were learned.
+
+    >>> encode(" lowest", [(75, 78), (256, 86), (220, 257)])  # " low", "e", "s", "t"
+    [258, 68, 82, 83]
+    """
+    ids = [BYTES.index(b) for b in chunk.encode()]
+    for i, pair in enumerate(merges):
+        ids = merge(ids, pair, 256 + i)
+    return ids
+
+
+def decode(ids, merges):
+    """Join the bytes of the tokens. Bytes that are no whole character become U+FFFD.
+
+    >>> decode([258, 68, 82, 83], [(75, 78), (256, 86), (220, 257)])
+    ' lowest'
+    """
+    tokens = [bytes([b]) for b in BYTES]
+    for a, b in merges:
+        tokens.append(tokens[a] + tokens[b])
+    return b"".join(tokens[i] for i in ids).decode("utf-8", "replace")
+
+
+# ------------------------------------------------------------------------------------- 2 SPLIT
+# No merge crosses the end of a chunk: else "dog.", "dog!" and "dog?" would all become tokens.
+# [\p{L}] is any letter, [\p{N}] any digit, always in brackets: Splitter replaces what is inside.
+ENDING = r"|[\p{N}]{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT4_WORD = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?[\p{L}]"
+PATTERNS = {
+    # GPT-2: contractions, words, numbers, symbols (each with the space before it), white space.
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    # GPT-4: a word may start with any one symbol; up to three digits; line ends apart.
+    "gpt4": GPT4_WORD + "+" + ENDING,
+    # GPT-4's, but a word keeps its combining marks [\p{M}] (vowel signs of Hindi and Thai, accents
+    # written apart) and joiners. The other two cut it at each of these.
+    "default": GPT4_WORD + "[\\p{L}\\p{M}\u200c\u200d]*" + ENDING,
+}
+BLOCK = 1 << 13  # characters that are split at a time
+BEYOND_RE = re.compile("[\x1c-\x1f\U00010000-\U0010ffff]")  # where `re` would split differently
+HELD_BACK = 4  # chunks at the end of a block that the text after it may change
 
 
 class TokenizerError(ValueError):
     """Something is wrong with what the caller gave: a text, an id, an option, a file."""
 
 
-# ---- 1. Split: text -> chunks ----------------------------------------------------------------------------------------
-
-# Classes are always written inside brackets, [\p{L}] and not \p{L}: `fast_twin` relies on it.
-PATTERNS = {
-    # GPT-2: contractions, words, numbers and symbols (each with the space before it), white space.
-    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    # GPT-4: any one symbol may lead a word, numbers in threes, line ends apart.
-    "gpt4": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?[\p{L}]+|[\p{N}]{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-    # GPT-4's, except that a word keeps its combining marks \p{M} (vowel signs of Hindi and Thai, points of Arabic,
-    # accents written apart) and the joiners U+200C and U+200D. The two above cut words at each.
-    "default": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?[\p{L}][\p{L}\p{M}"
-    + "\u200c\u200d"
-    + r"]*"
-    r"|[\p{N}]{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-}
+@cache
+def ranges(name):
+    """A class of `regex` as ranges up to U+FFFF, for Python's own `re`."""
+    runs = regex.findall(f"{name}+", "".join(map(chr, range(1 << 16))))
+    return "".join(rf"\u{ord(run[0]):04x}-\u{ord(run[-1]):04x}" for run in runs)
 
 
 class Splitter:
-    """Cuts text into chunks: "Hello  world's" -> ["Hello", " ", " world", "'s"]."""
+    """Cuts text into chunks: "Hello  world's" -> ["Hello", " ", " world", "'s"].
+
+    pattern: a key of PATTERNS, or a regular expression without capturing groups.
+    """
 
     def __init__(self, pattern="default"):
-        self.pattern = PATTERNS.get(pattern, pattern) if isinstance(pattern, str) else ""
-        self.is_ours = self.pattern in PATTERNS.values()
         try:
+            self.pattern = PATTERNS.get(pattern, pattern)
             compiled = regex.compile(self.pattern)
-        except regex.error as e:
-            raise TokenizerError(f"bad pattern {pattern!r}: {e}") from None
-        if not self.pattern or compiled.groups:
-            raise TokenizerError(
-                f"bad pattern {pattern!r}: it is no text, or has groups without ?:"
-            )
-        self.findall = compiled.findall
-        self.findall_fast = fast_twin(self.pattern).findall if self.is_ours else compiled.findall
+            if not self.pattern or compiled.groups:
+                raise TypeError("empty, or a group without ?:")
+        except (regex.error, TypeError) as error:
+            raise TokenizerError(f"bad pattern {pattern!r}: {error}") from None
+        self.findall = self.findall_fast = compiled.findall
+        self.is_ours = self.pattern in PATTERNS.values()
+        if self.is_ours:  # Python's own re is twice as fast, but has no \p{L}
+            fast = re.sub(r"\\p\{.\}", lambda name: ranges(name[0]), self.pattern)
+            self.findall_fast = re.compile(fast).findall
 
     def split(self, text):
-        chunks = self.findall(text) if beyond_plane_0(text) else self.findall_fast(text)
-        if not self.is_ours and "".join(chunks) != text:  # findall steps over what nothing matches
-            raise TokenizerError(
-                rf"the pattern skips some of the text; end it with |[\s\S]: {self.pattern}"
-            )
+        chunks = self.findall(text) if BEYOND_RE.search(text) else self.findall_fast(text)
+        if not self.is_ours and "".join(chunks) != text:
+            raise TokenizerError(rf"the pattern skips text; end it with |[\s\S]: {self.pattern}")
         return chunks
 
     def split_blocks(self, text):
-        """Yield lists of chunks of a text, or of one that comes in pieces: those of "Hello world" for ["He", "llo wor",
-        "ld"]. Exact wherever the pieces are cut, if the pattern does not look behind the start of a chunk and what
-        follows a text can change no more than its last HELD_BACK chunks: true of PATTERNS."""
+        """Yield lists of chunks, of a text or of an iterable of its pieces, cut anywhere.
+
+        ["He", "llo wor", "ld"] has the chunks of "Hello world". That holds for patterns where text
+        that follows can change only the last HELD_BACK chunks, as it does for all PATTERNS.
+        """
         waiting, enough = "", BLOCK
-        for piece in [text] if isinstance(text, (str, bytes)) else text:
-            if not isinstance(piece, str):
-                raise TokenizerError(f"expected text, got {type(piece).__name__}")
+        for piece in [text] if isinstance(text, str) else text:
             for start in range(0, len(piece), BLOCK):
                 waiting += piece[start : start + BLOCK]
                 if len(waiting) >= enough:
                     chunks = self.split(waiting)
                     waiting = "".join(chunks[-HELD_BACK:])
-                    enough = max(
-                        BLOCK, 2 * len(waiting)
-                    )  # doubling, or a long chunk is rescanned at each block
+                    enough = max(BLOCK, 2 * len(waiting))  # a long chunk is rescanned a few times
                     yield chunks[:-HELD_BACK]
         yield self.split(waiting)
 
 
-# ---- 2. Train: chunks -> merges --------------------------------------------------------------------------------------
-
-# The first 256 ids are the bytes in GPT-2's order: the 188 that print in Latin-1 ("!" is 0), then the rest.
-PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
-BYTE_ORDER = bytes(PRINTABLE + [b for b in range(256) if b not in PRINTABLE])
-ALONE = 1 << 60  # (id, ALONE) in the trainer's heap: a scaffold token that waits to come back
-
-
+# ------------------------------------------------------------------------------------- 3 TRAIN
 class Trainer:
-    """Learns merges from {chunk: how often}: {"aab": 2} -> merges (64, 64) and (256, 65), "aa" and "aab".
+    """The merges of `train`, from {ids of a word's bytes: how often it occurs}.
 
-    The most frequent pair is merged first; ties go to the smaller pair of ids.
-
-    All chunks lie in one list, `ids`, with -1 between them. A token keeps its id at its first and its last byte's
-    position, so its neighbours are found by index: one ends at start - 1, the other begins at start + length. `where`
-    lists the positions of each pair. A pair has all its occurrences as soon as it exists and can only lose some later,
-    so counts in the heap may be too high, never too low: a stale one is put right when it reaches the top.
+    A merge changes only the counts of neighboring pairs. So we keep all counts, and where[pair]:
+    the words that had the pair at first. A heap yields the most frequent pair. A new pair contains
+    the newest token, so all its occurrences are known at once and later it can only lose some: its
+    count in the heap may be too high, never too low. It is corrected when it comes to the top.
     """
 
-    def __init__(self, counts, allowed_chars=None):
-        table = byte_table(BYTE_ORDER)
-        self.ids, self.weight = [-1], [0]  # weight: how often the chunk at this position occurs
-        for chunk, count in counts.items():
-            for is_allowed, run in allowed_runs(chunk, allowed_chars):
-                if is_allowed:
-                    data = utf8(run).translate(table)
-                    self.ids.extend(data)
-                    self.ids.append(-1)
-                    self.weight.extend(repeat(count, len(data) + 1))
-        where = defaultdict(list)
-        for i, pair in enumerate(pairwise(self.ids)):
-            where[pair].append(i)
-        self.where = {pair: spots for pair, spots in where.items() if -1 not in pair}
-        self.count = {pair: self.total(spots) for pair, spots in self.where.items()}
+    def __init__(self, words):
+        self.words, self.weight = [list(word) for word in words], list(words.values())
+        self.count, self.where, self.merges = Counter(), defaultdict(list), []
+        self.learned = {"merges": self.merges}  # arguments of the tokenizer
+        for w, ids in enumerate(self.words):
+            for pair in pairwise(ids):
+                self.count[pair] += self.weight[w]
+                self.where[pair].append(w)
         self.heap = [(-count, pair) for pair, count in self.count.items()]
         heapq.heapify(self.heap)
-        self.length = [1] * 256  # of each token, in bytes
-        self.merges = []
-        self.scaffolds, self.frequency = set(), Counter()
 
-    def total(self, spots):
-        return sum(map(self.weight.__getitem__, spots))
+    def learn(self, n_tokens, progress=False):
+        """Merge n_tokens times, or until no pair is left. Progress shows only on a terminal."""
+        for _ in tqdm(range(n_tokens), "merging", leave=False, disable=None if progress else True):
+            if not self.best_count():
+                break
+            self.merge(heapq.heappop(self.heap)[1])
 
-    def top(self):
-        """The true count of the best pair, which is left at the top of the heap; 0 if none is left."""
+    def best_count(self):
+        """The count of the most frequent pair, which is then at the top; 0 if none is left."""
         while self.heap:
             claimed, pair = self.heap[0]
-            count = self.count[pair]
-            if count == -claimed:
-                return count
-            heapq.heapreplace(self.heap, (-count, pair))
-            if not count:
-                self.where.pop(pair, None)
+            if self.count[pair] == -claimed:
+                return -claimed
+            heapq.heapreplace(self.heap, (-self.count[pair], pair))
         return 0
 
-    def learn(self, n_tokens, scaffold=False, progress=False):
-        """Merge until there are n_tokens new tokens, scaffolds not counted, or until no pair is left."""
-        with tqdm(
-            total=n_tokens,
-            desc="merging",
-            unit=" tokens",
-            leave=False,
-            disable=None if progress else True,
-        ) as bar:
-            while len(self.merges) - len(self.scaffolds) < n_tokens and self.top():
-                pair = heapq.heappop(self.heap)[1]
-                if pair[1] == ALONE:
-                    self.scaffolds.remove(pair[0])
-                    del self.count[pair]
-                else:
-                    spots = self.merge(pair)
-                    if scaffold:
-                        self.mark_scaffolds(pair, self.total(spots))
-                bar.update(len(self.merges) - len(self.scaffolds) - bar.n)
-
     def merge(self, pair):
-        """Give `pair` the next id wherever it stands; returns the positions."""
-        (a, b), new, ids, length = pair, 256 + len(self.merges), self.ids, self.length
-        length_a, length_new, to_end = length[a], length[a] + length[b], length[b] - 1
-        length.append(length_new)
+        """Give `pair` the next id wherever it stands; returns how often that was."""
+        (a, b), new, n_merged = pair, 256 + len(self.merges), 0
         self.merges.append(pair)
-        merged = []
-        for i in self.where.pop(pair):
-            j = i + length_a
-            if ids[i] == a and ids[j] == b:  # else one of the two went into another merge
-                ids[j] = -1  # no token starts here any more
-                ids[i] = ids[j + to_end] = new
-                merged.append(i)
-        left, right = (
-            defaultdict(list),
-            defaultdict(list),
-        )  # neighbour -> starts of the new token beside it
-        for i in merged:
-            left[ids[i - 1]].append(i)
-            right[ids[i + length_new]].append(i)
-        for before, spots in left.items():
-            if before >= 0:  # "abab" is (new, new) by now, and was (b, a)
-                old = (b if before == new else before, a)
-                self.replace(old, (before, new), [i - length[before] for i in spots])
-        for after, spots in right.items():
-            if after not in (-1, new):  # (new, new) was counted on the left
-                self.replace((b, after), (new, after), spots)
-        del self.count[pair]
-        return merged
-
-    def replace(self, old, new, spots):
-        """At these positions stood the pair `old`; now all that there is of the pair `new` stands there."""
-        total = self.total(spots)
-        self.count[old] -= total
-        self.where[new], self.count[new] = spots, total
-        heapq.heappush(self.heap, (-total, new))
-
-    def mark_scaffolds(self, pair, merged):
-        """Scaffold-BPE (arXiv:2404.17808, Algorithm 1, lines 16 to 22), after `pair` was merged `merged` times.
-
-        Learning "ing " may pass through "in" and "ing" and leave them rare on their own: scaffolds. They go on taking
-        part in merges but lose their place in the vocabulary, and text that ends up in one is taken apart again. A
-        token becomes a scaffold when a merge that used it leaves it rarer than the best pair left; it then waits in
-        the same heap as the pairs, and comes back if it is the most frequent thing there. The 256 bytes always stay,
-        since nothing could stand for them."""
-        self.frequency[255 + len(self.merges)] = (
-            merged  # of each token as it stands now; not kept for bytes
-        )
-        for used in pair:
-            self.frequency[used] -= merged
-            if used in self.scaffolds:
-                self.count[used, ALONE] = self.frequency[used]
-        best = self.top()
-        for used in set(pair) - self.scaffolds:
-            if used >= 256 and self.frequency[used] < best:
-                self.scaffolds.add(used)
-                self.count[used, ALONE] = self.frequency[used]
-                heapq.heappush(self.heap, (-self.frequency[used], (used, ALONE)))
+        count, made = self.count, defaultdict(list)  # made: the part of `where` for new pairs
+        for w in set(self.where.pop(pair)):
+            ids, n, i = self.words[w], self.weight[w], 0
+            while i < len(ids) - 1:
+                if ids[i] == a and ids[i + 1] == b:
+                    ids[i : i + 2] = [new]
+                    n_merged += n
+                    if i > 0:  # x a b becomes x new
+                        x = ids[i - 1]
+                        count[x, a] -= n
+                        count[x, new] += n
+                        made[x, new].append(w)
+                    if i + 1 < len(ids):  # a b y becomes new y
+                        y = ids[i + 1]
+                        count[b, y] -= n
+                        count[new, y] += n
+                        made[new, y].append(w)
+                i += 1
+        self.where |= made
+        for new_pair in made:
+            heapq.heappush(self.heap, (-count[new_pair], new_pair))
+        del count[pair]
+        return n_merged
 
 
-# ---- 3. Encode: text -> ids, and back --------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------ 4 ENCODE
+def apply_merges(ids, ranks):
+    """The ids of `encode`, in O(n log n). ranks: {pair: id of its merge}.
 
-NEVER = 1 << 60  # the rank of a pair that is not merged
+    A heap yields the pair that was learned first, from left to right. The tokens form a doubly
+    linked list, so a merge moves nothing. The pairs that it makes were learned later than itself.
+    """
+    ids = [*ids, -1]  # the end; as ids[-1] it also stands before the first token
+    n = len(ids)
+    after, before = list(range(1, n + 1)), list(range(-1, n - 1))
+    heap = [ranks[pair] * n + i for i, pair in enumerate(pairwise(ids)) if pair in ranks]
+    heapq.heapify(heap)
+    while heap:
+        new, i = divmod(heapq.heappop(heap), n)
+        j = after[i]
+        if ranks.get((ids[i], ids[j])) == new:  # else one of the two is part of another token
+            k = after[j]
+            ids[i], ids[j], after[i], before[k] = new, -1, k, i
+            for left, right in ((before[i], i), (i, k)):
+                if rank := ranks.get((ids[left], ids[right])):
+                    heapq.heappush(heap, rank * n + left)
+    return [token for token in ids if token >= 0]
 
 
-def merge_short(ids, ranks):
-    """Replay the merges on a chunk's ids: merge the pair that was learned first until none is left.
-    `ranks` is {pair: id}, and ids were given in the order of learning. [l, o, w] -> [lo, w] -> [low]"""
-    rank_of = ranks.get
-    rank = [rank_of(pair, NEVER) for pair in pairwise(ids)]  # rank[i] belongs to ids[i], ids[i + 1]
-    while rank:
-        new = min(rank)
-        if new == NEVER:
-            break
-        i = rank.index(new)
-        ids[i] = new
-        del ids[i + 1], rank[i]
-        if i:
-            rank[i - 1] = rank_of((ids[i - 1], new), NEVER)
-        if i < len(rank):
-            rank[i] = rank_of((new, ids[i + 1]), NEVER)
-    return ids
+def number_specials(special_tokens, first_id):
+    """["<a>", "<b>"], 300 -> {"<a>": 300, "<b>": 301}; {text: id} stays as it is. Checks both."""
+    numbered = {text: i for i, text in enumerate(special_tokens, first_id)}
+    if isinstance(special_tokens, dict):
+        numbered = dict(special_tokens)
+    texts = [text for text in numbered if isinstance(text, str) and text]
+    ids = {i for i in numbered.values() if type(i) is int and first_id <= i < 1 << 31}
+    if isinstance(special_tokens, str) or not len(special_tokens) == len(texts) == len(ids):
+        raise TokenizerError(f"bad special tokens (ids from {first_id} up): {special_tokens!r}")
+    return numbered
 
 
 class BPETokenizer:
-    """Text -> ids -> text. Ids: the 256 bytes, the merged tokens in the order learned, the special tokens.
+    """Text -> ids -> text. Ids: the 256 bytes, merged tokens in the order learned, special tokens.
 
-    Make one with BPETokenizer.train, .load or .from_tiktoken. `special_tokens` is {text: id}.
+    Make one with BPETokenizer.train, load or from_tiktoken. merges: pairs of ids.
+    pattern: see Splitter. special_tokens: a list of texts, or {text: id}. allowed_chars: the only
+    characters that may be merged, None for all; others stay single bytes.
     """
 
+    trainer = Trainer
+
     def __init__(
-        self,
-        merges=(),
-        pattern="default",
-        special_tokens=(),
-        allowed_chars=None,
-        scaffolds=(),
-        byte_order=BYTE_ORDER,
+        self, merges=(), pattern="default", special_tokens=(), allowed_chars=None, byte_order=BYTES
     ):
         self.splitter = Splitter(pattern)
         self.pattern = self.splitter.pattern
-        self.allowed_chars = None if allowed_chars is None else frozenset(allowed_chars)
-        self.byte_order = bytes(list(byte_order))
+        self.merges = [tuple(pair) for pair in merges]
+        self.allowed_chars = None if allowed_chars is None else "".join(sorted({*allowed_chars}))
+        self.byte_order = list(byte_order)
         if sorted(self.byte_order) != list(range(256)):
             raise TokenizerError("byte_order must hold each of the 256 bytes once")
-        self.merges = [tuple(pair) for pair in merges]
-        self.scaffolds = frozenset(scaffolds)
-        tokens = check_merges(self.merges, self.byte_order)
-        if not all(type(s) is int and 256 <= s < len(tokens) for s in self.scaffolds):
-            raise TokenizerError("scaffolds must be ids of merged tokens")
-        kept = [i for i in range(len(tokens)) if i not in self.scaffolds]
-        self._bytes = {new: tokens[old] for new, old in enumerate(kept)}
-        self.special_tokens = number_specials(special_tokens, len(kept))
-        self._bytes.update((i, utf8(text)) for text, i in self.special_tokens.items())
+        tokens = self._list_tokens()
+        self.special_tokens = number_specials(special_tokens, len(tokens))
+        self._bytes = dict(enumerate(tokens))
+        self._bytes |= {i: text.encode() for text, i in self.special_tokens.items()}
         self.vocab_size = max(self._bytes) + 1
-        self._byte_ids = byte_table(self.byte_order)
-        self._ranks = {pair: 256 + i for i, pair in enumerate(self.merges)}
-        self._cache = ChunkCache(self._encode_chunk)
-        self._output = {
-            old: [new] for new, old in enumerate(kept)
-        }  # what each id of the merges becomes
-        for s in sorted(
-            self.scaffolds
-        ):  # a token's parts have smaller ids: they are done before it
-            a, b = self.merges[s - 256]
-            self._output[s] = self._output[a] + self._output[b]
+        self._byte_ids = bytes(map(self.byte_order.index, range(256)))  # for bytes.translate
+        self._ranks = {pair: i for i, pair in enumerate(self.merges, 256)}
+        self._cache = {}  # chunk -> ids
+
+    def _list_tokens(self):
+        """The bytes of every token but special ones, [b"!", ..., b"lo", b"low"]."""
+        tokens, size = [bytes([b]) for b in self.byte_order], 0
+        for new, (a, b) in enumerate(self.merges, 256):
+            if not 0 <= a < new or not 0 <= b < new:
+                raise TokenizerError(f"merge {new} must be two ids below its own, not {a}, {b}")
+            size += len(tokens[a]) + len(tokens[b])
+            if size > 1 << 28:  # 60 merges are enough to ask for a token of 2 ** 60 bytes
+                raise TokenizerError("the tokens are too long: over 2 ** 28 bytes together")
+            tokens.append(tokens[a] + tokens[b])
+        return tokens
 
     @classmethod
-    def train(
-        cls,
-        text,
-        vocab_size,
-        *,
-        pattern="default",
-        special_tokens=(),
-        allowed_chars=None,
-        scaffold=False,
-        progress=True,
-    ):
-        """Learn a vocabulary from a text, or from an iterable of its pieces (a file's blocks) read one by one: memory
-        grows with the distinct chunks only. Pieces are joined as they are; special tokens in them are plain text. With
-        allowed_chars, only these characters are ever merged; all others stay single bytes. A text with too few pairs
-        gives a smaller vocabulary and a warning.
+    def train(cls, text, vocab_size, progress=True, **options):
+        """Learn a vocabulary: BPETokenizer.train("low low lower", 259) has "lo", "low", " low".
 
-        train("low low lower", 259) has the merges "lo", "low" and " low".
+        text: a text, or an iterable of its pieces, cut anywhere, which are read one by one.
+        options: pattern, special_tokens, allowed_chars, see the class. Special tokens in the text
+        count as plain text. With too few pairs, the vocabulary is smaller, and a warning says so.
         """
-        empty = cls(
-            (), pattern, special_tokens, allowed_chars
-        )  # checks all three before the text is read
+        empty = cls(**options)  # checks the options before the text is read
+        options["special_tokens"] = list(empty.special_tokens)  # their ids come after the merges
         smallest = 256 + len(empty.special_tokens)
         if type(vocab_size) is not int or vocab_size < smallest:
-            raise TokenizerError(
-                f"vocab_size {vocab_size!r}: bytes and special tokens alone are {smallest}"
-            )
-        counts, n_blocks = (
-            Counter(),
-            len(text) // BLOCK + 1 if isinstance(text, str) else 0,
-        )  # 0: not known
-        quiet = None if progress and n_blocks else True  # None: where nobody watches
-        for chunks in tqdm(
-            empty.splitter.split_blocks(text), "splitting", n_blocks, unit=" blocks", disable=quiet
-        ):
-            counts.update(chunks)
-        collecting = gc.isenabled()
-        gc.disable()  # millions of small objects and no cycles: scanning them would take a third of the time
-        try:
-            trainer = Trainer(counts, empty.allowed_chars)
-            trainer.learn(vocab_size - smallest, scaffold, progress)
-        finally:
-            if collecting:
-                gc.enable()
-        specials = list(empty.special_tokens)
-        tokenizer = cls(trainer.merges, pattern, specials, empty.allowed_chars, trainer.scaffolds)
+            raise TokenizerError(f"vocab_size {vocab_size!r}: must be {smallest} or more")
+        words = Counter()
+        for chunk, n in Counter(chain.from_iterable(empty.splitter.split_blocks(text))).items():
+            for may_merge, ids in empty._runs(chunk):
+                if may_merge:
+                    words[ids] += n
+        trainer = cls.trainer(words)
+        trainer.learn(vocab_size - smallest, progress)
+        tokenizer = cls(**trainer.learned, **options)
         if tokenizer.vocab_size < vocab_size:
-            warnings.warn(
-                f"no pairs left to merge: {tokenizer.vocab_size} tokens, not {vocab_size}",
-                stacklevel=2,
-            )
+            found = f"{tokenizer.vocab_size} tokens, not {vocab_size}"
+            warnings.warn(f"no pairs left to merge: {found}", stacklevel=2)
         return tokenizer
 
     def encode(self, text, allowed_special=()):
-        """ "low" -> [258], say. Special tokens in `text` count as plain text, so that a user cannot smuggle them in,
-        except those named in allowed_special (a list of them, or "all")."""
-        if not isinstance(text, str):
-            raise TokenizerError(f"expected text, got {type(text).__name__}")
+        """The ids of a text. Special tokens in it count as plain text, so that no user can smuggle
+        them in, except those in allowed_special: a list of them, or "all"."""
         allowed = self.special_tokens if allowed_special == "all" else allowed_special
-        allowed = {allowed} if isinstance(allowed, str) else set(allowed)
-        if unknown := allowed - set(self.special_tokens):
-            raise TokenizerError(
-                f"not special tokens: {unknown}; there are {list(self.special_tokens)}"
-            )
         longest_first = map(re.escape, sorted(allowed, key=len, reverse=True))
-        # the capturing group makes re.split return the separators too, at odd places
         pieces = re.split(f"({'|'.join(longest_first)})", text) if allowed else [text]
         ids = []
         for i, piece in enumerate(pieces):
-            if i % 2:
-                ids.append(self.special_tokens[piece])
-            else:
-                for block in self.encode_blocks(piece):
-                    ids += block
+            blocks = [[self.special_tokens[piece]]] if i % 2 else self.encode_blocks(piece)
+            ids.extend(chain.from_iterable(blocks))
         return ids
 
     def encode_blocks(self, blocks):
-        """Encode a text of any size that comes in pieces, cut anywhere: yields lists of ids which joined are
-        encode(the whole text). Special tokens are plain text."""
-        lookup = self._cache.__getitem__
+        """Yield the ids of a text in pieces, cut anywhere; special tokens count as plain text."""
         for chunks in self.splitter.split_blocks(blocks):
-            yield list(chain.from_iterable(map(lookup, chunks)))
-
-    def encode_batch(self, texts, allowed_special=()):
-        return [self.encode(text, allowed_special) for text in texts]
+            if len(self._cache) > 1 << 18:  # bounds the memory
+                self._cache.clear()
+            for chunk in set(chunks).difference(self._cache):
+                self._cache[chunk] = self._encode_chunk(chunk)
+            yield list(chain.from_iterable(map(self._cache.__getitem__, chunks)))
 
     def _encode_chunk(self, chunk):
-        ids = []
-        for is_allowed, run in allowed_runs(chunk, self.allowed_chars):
-            run = utf8(run).translate(self._byte_ids)
-            merge = merge_short if len(run) < LONG else merge_long
-            ids += merge(list(run), self._ranks) if is_allowed else run
-        return [new for old in ids for new in self._output[old]] if self.scaffolds else ids
+        out = []
+        for may_merge, ids in self._runs(chunk):
+            out += apply_merges(ids, self._ranks) if may_merge else ids
+        return out
+
+    def _runs(self, chunk):
+        """Yield (may be merged, ids of the bytes): for "abXc" of "ab", "X", "c" if X may not be."""
+        allowed = self.allowed_chars
+        runs = [(True, chunk)] if allowed is None else groupby(chunk, allowed.__contains__)
+        try:
+            for may_merge, run in runs:
+                yield may_merge, "".join(run).encode().translate(self._byte_ids)
+        except UnicodeEncodeError as error:  # half of a surrogate pair, as a Python string may hold
+            raise TokenizerError(f"not Unicode text: {error}") from None
 
     def decode(self, ids, errors="replace"):
-        """Ids (a list, an array or a tensor) -> text. A cut character gives U+FFFD, or what `errors` says."""
+        """The text of ids (a list, an array or a tensor). Part of a character becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors)
 
     def decode_bytes(self, ids):
-        ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+        ids = ids.tolist() if hasattr(ids, "tolist") else ids
         try:
             return b"".join([self._bytes[i] for i in ids])
-        except (KeyError, TypeError):
-            bad = next(i for i in ids if type(i).__hash__ is None or i not in self._bytes)
-            raise TokenizerError(
-                f"unknown id {bad!r}: ids go from 0 to {self.vocab_size - 1}"
-            ) from None
+        except (KeyError, TypeError) as error:
+            raise TokenizerError(f"unknown id: {error} (vocabulary {self.vocab_size})") from None
 
     def token_bytes(self, token_id):
         return self.decode_bytes([token_id])
 
-    # ---- Files and other libraries ----
+    # --------------------------------------------------------------------------------- 5 FILES
+    FIELDS = ("pattern", "special_tokens", "allowed_chars", "byte_order", "merges")
 
     def to_json(self):
-        """All of the tokenizer as JSON. Ids say it all: a merge is a pair of earlier ids, so that tokens which are not
-        valid UTF-8 need no escaping."""
-        chars = None if self.allowed_chars is None else "".join(sorted(self.allowed_chars))
-        data = {
-            "format": FORMAT,
-            "version": VERSION,
-            "pattern": self.pattern,
-            "special_tokens": self.special_tokens,
-        }
-        data |= {"allowed_chars": chars, "byte_order": list(self.byte_order)}
-        data |= {"scaffolds": sorted(self.scaffolds), "merges": self.merges}
-        return json.dumps(data)
+        """The tokenizer as JSON. Merges are pairs of ids, so no bytes have to be written."""
+        data = {name: getattr(self, name) for name in self.FIELDS}
+        return json.dumps({"format": "bpe-tokenizer", "version": 1} | data)
 
     def save(self, path):
-        """Write one JSON file."""
-        write_atomically(path, self.to_json())
+        """Write to_json under a temporary name, then rename: no file is ever half written."""
+        temporary = Path(f"{path}.{os.getpid()}.tmp")
+        temporary.write_text(self.to_json(), "utf-8")
+        temporary.replace(path)
 
     @classmethod
     def load(cls, path):
-        """Read a file that `save` wrote, and check all of it."""
+        """Read a file that `save` of this class or of a subclass wrote, and check all of it."""
         try:
             data = json.loads(Path(path).read_text("utf-8"))
-            if data["format"] != FORMAT:
-                raise KeyError("format")
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise TokenizerError(f"{path} is not a tokenizer file, or is damaged") from None
-        if data.get("version") != VERSION:
-            raise TokenizerError(
-                f"{path} has version {data.get('version')!r}; this program reads {VERSION}"
-            )
-        names = ("pattern", "special_tokens", "allowed_chars", "byte_order", "scaffolds")
-        try:
-            if not isinstance(data["special_tokens"], dict):
-                raise TypeError("special_tokens must map texts to ids")
-            return cls(data["merges"], **{name: data[name] for name in names})
-        except (ValueError, KeyError, TypeError) as e:
-            raise TokenizerError(f"{path} is damaged: {type(e).__name__}: {e}") from None
+            if (data["format"], data["version"]) != ("bpe-tokenizer", 1):
+                raise ValueError("another format or version")
+            kind = next((sub for sub in cls.__subclasses__() if data.get(sub.FIELDS[-1])), cls)
+            return kind(**{name: data[name] for name in kind.FIELDS})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise TokenizerError(f"{path} is not a tokenizer file, or damaged: {error!r}") from None
 
-    def _check_exportable(self, to):
-        if self.scaffolds:
-            raise TokenizerError(
-                f"{to} cannot take tokens apart again: a scaffold tokenizer has no export"
-            )
-        if self.allowed_chars is not None and not "".join(self.allowed_chars).isascii():
-            raise TokenizerError(f"{to} can only keep to allowed_chars that are all ASCII")
+    def _exported_tokens(self):
+        if not (self.allowed_chars or "").isascii():
+            raise TokenizerError("other libraries can keep only to allowed_chars that are ASCII")
+        return [self._bytes[i] for i in range(256 + len(self.merges))]
 
-    def to_tiktoken(self, name="bpe_tokenizer"):
-        """-> a tiktoken.Encoding that gives the same ids."""
-        self._check_exportable("tiktoken")
+    def to_tiktoken(self):
+        """A tiktoken.Encoding that gives the same ids."""
         import tiktoken
 
-        ranks = {self._bytes[i]: i for i in range(256 + len(self.merges))}
-        specials = self.special_tokens
-        return tiktoken.Encoding(
-            name, pat_str=self.pattern, mergeable_ranks=ranks, special_tokens=specials
-        )
+        ranks = {token: i for i, token in enumerate(self._exported_tokens())}
+        options = {"pat_str": self.pattern, "special_tokens": self.special_tokens}
+        return tiktoken.Encoding("bpe_tokenizer", mergeable_ranks=ranks, **options)
 
     @classmethod
     def from_tiktoken(cls, encoding):
-        """A tiktoken.Encoding -> a tokenizer with the same ids. tiktoken keeps no merges, only tokens in the order
-        learned: what a token was merged from is what the merges before it make of its bytes."""
-        rank_of = encoding._mergeable_ranks
-        tokens = sorted(rank_of, key=rank_of.get)
-        if [rank_of[token] for token in tokens] != list(range(len(tokens))):
-            raise TokenizerError("the encoding's ranks are not 0, 1, 2, ...")
-        if sorted(tokens[:256]) != [bytes([b]) for b in range(256)]:
-            raise TokenizerError("the encoding's first 256 tokens are not the 256 bytes")
-        order = b"".join(tokens[:256])
-        table, merges = byte_table(order), {}
+        """A tokenizer that gives the ids of a tiktoken.Encoding, which holds tokens but no merges.
+        The merges before a token turn its bytes into two parts: these are its merge."""
+        tokens = sorted(encoding._mergeable_ranks, key=encoding._mergeable_ranks.get)
+        order, ranks = b"".join(tokens[:256]), {}
         for i, token in enumerate(tokens[256:], 256):
-            parts = merge_short(list(token.translate(table)), merges)
-            if len(parts) != 2:
+            parts = apply_merges([order.index(b) for b in token], ranks)
+            if len(parts) != 2 or encoding._mergeable_ranks[token] != i:
                 raise TokenizerError(f"token {i}, {token!r}, is not a merge of two earlier tokens")
-            merges[tuple(parts)] = i
-        specials = dict(encoding._special_tokens)
-        return cls(merges, pattern=encoding._pat_str, special_tokens=specials, byte_order=order)
+            ranks[tuple(parts)] = i
+        return cls(ranks, encoding._pat_str, encoding._special_tokens, byte_order=order)
 
     def to_huggingface(self, path):
-        """Write a tokenizer.json for the `tokenizers` library (and transformers) that gives the same ids. There,
-        special tokens in a text are always recognized unless encode_special_tokens is set."""
-        self._check_exportable("tokenizers")
-        if "}+" in self.pattern:
-            raise TokenizerError("tokenizers reads the pattern's possessive {m,n}+ as a repetition")
-        # That library writes bytes as printable characters: the others become U+0100, U+0101, ...
-        printed = {
-            b: chr(b) if b in PRINTABLE else chr(256 + BYTE_ORDER.index(b) - 188)
-            for b in range(256)
-        }
-        words = ["".join(map(printed.get, self._bytes[i])) for i in range(256 + len(self.merges))]
-        vocab = {word: i for i, word in enumerate(words)}
-        if both := vocab.keys() & self.special_tokens.keys():
+        """Write a tokenizer.json for `tokenizers`, which always takes special tokens as such."""
+        from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+        letters = dict(zip(BYTES, map(chr, [*PRINTABLE, *range(256, 324)]), strict=True))
+        words = ["".join(map(letters.get, token)) for token in self._exported_tokens()]
+        if "}+" in self.pattern or set(words) & self.special_tokens.keys():
             raise TokenizerError(
-                f"tokenizers cannot tell special tokens from others of the same text: {both}"
+                "tokenizers misreads {m,n}+ and special tokens that merges also make"
             )
-        vocab |= self.special_tokens  # or they would be numbered anew, without gaps
-        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {
-            "special": True
-        }
-        added = [{"id": i, "content": text, **flags} for text, i in self.special_tokens.items()]
-        split = {
-            "type": "Split",
-            "pattern": {"Regex": self.pattern},
-            "behavior": "Isolated",
-            "invert": False,
-        }
-        level = {
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": True,
-            "use_regex": False,
-        }
-        model = {
-            "type": "BPE",
-            "vocab": vocab,
-            "merges": [f"{words[a]} {words[b]}" for a, b in self.merges],
-        }
-        data = {"version": "1.0", "added_tokens": added, "decoder": level, "model": model}
-        data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
-        write_atomically(path, json.dumps(data))
+        vocab = {word: i for i, word in enumerate(words)} | self.special_tokens
+        theirs = Tokenizer(models.BPE(vocab, [(words[a], words[b]) for a, b in self.merges]))
+        split = pre_tokenizers.Split(Regex(self.pattern), "isolated")
+        to_letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        theirs.pre_tokenizer = pre_tokenizers.Sequence([split, to_letters])
+        theirs.decoder = decoders.ByteLevel()
+        theirs.add_special_tokens(list(self.special_tokens))
+        theirs.save(str(path))
 
 
-# ---- 4. Speed: streams, long chunks, a cache -------------------------------------------------------------------------
-
-BLOCK = (
-    1 << 13
-)  # characters split at a time; small, so that few blocks hold a character beyond plane 0
-HELD_BACK = 4  # chunks at the end of a block that the text after it may still change
-LONG = 32  # bytes from which merge_long is the faster one
+# ------------------------------------------------------------------------------ 6 SCAFFOLD-BPE
+ALONE = 1 << 60  # (id, ALONE) in the heap: a scaffold, which may become a token again
 
 
-beyond_plane_0 = re.compile("[\U00010000-\U0010ffff]").search  # such as emoji
+class ScaffoldTrainer(Trainer):
+    """Scaffold-BPE (arXiv:2404.17808, Algorithm 1).
+
+    On the way to "ing " BPE may learn "in" and "ing", which are then rare on their own. Such a
+    scaffold still takes part in merges but has no place in the vocabulary. After a merge, each of
+    its two parts becomes a scaffold if it is now rarer than the best pair. It waits in the heap
+    among the pairs and is a token again when it is the most frequent there. Bytes always stay.
+    """
+
+    def __init__(self, words):
+        super().__init__(words)
+        self.scaffolds = self.learned["scaffolds"] = set()
+        self.frequency = Counter()  # of each merged token, as it stands in the text now
+
+    def learn(self, n_tokens, progress=False):
+        while len(self.merges) - len(self.scaffolds) < n_tokens and self.best_count():
+            pair = heapq.heappop(self.heap)[1]
+            if pair[1] == ALONE:
+                self.scaffolds.remove(pair[0])
+                del self.count[pair]
+            else:
+                self.mark_scaffolds(pair, self.merge(pair))
+
+    def mark_scaffolds(self, pair, n_merged):
+        """Lines 16 to 22 of the algorithm, after `pair` was merged n_merged times."""
+        self.frequency[255 + len(self.merges)] = n_merged
+        for part in pair:
+            self.frequency[part] -= n_merged
+            if part in self.scaffolds:
+                self.count[part, ALONE] = self.frequency[part]
+        best = self.best_count()
+        for part in set(pair) - self.scaffolds:
+            if part >= 256 and self.frequency[part] < best:
+                self.scaffolds.add(part)
+                self.count[part, ALONE] = self.frequency[part]
+                heapq.heappush(self.heap, (-self.frequency[part], (part, ALONE)))
 
 
-@cache
-def fast_twin(pattern):
-    """The same split for text of Unicode's plane 0, the first 65,536 characters: for Python's own `re`, which wants
-    classes spelled out as ranges and is then more than twice as fast as `regex`."""
-    plane_0 = "".join(map(chr, range(1 << 16)))
-    for unicode_class in (r"\p{L}", r"\p{N}", r"\p{M}", r"\s"):
-        runs = regex.findall(f"{unicode_class}+", plane_0)
-        ranges = "".join(rf"\u{ord(run[0]):04x}-\u{ord(run[-1]):04x}" for run in runs)
-        if unicode_class == r"\s":  # which also stands outside of brackets
-            pattern = pattern.replace(r"\S", f"[^{ranges}]").replace(r"[^\s", f"[^{ranges}")
-            ranges = f"[{ranges}]"
-        pattern = pattern.replace(unicode_class, ranges)
-    return re.compile(pattern)
+class ScaffoldTokenizer(BPETokenizer):
+    """Splits scaffolds into their parts again (Algorithm 2). The other ids have no gaps."""
+
+    trainer = ScaffoldTrainer
+    FIELDS = (*BPETokenizer.FIELDS, "scaffolds")
+
+    def __init__(self, *args, scaffolds=(), **options):
+        self.scaffolds = sorted(scaffolds)
+        super().__init__(*args, **options)
+
+    def _list_tokens(self):
+        tokens = super()._list_tokens()
+        kept = sorted(set(range(len(tokens))) - set(self.scaffolds))
+        if len(kept) + len(self.scaffolds) > len(tokens) or kept[:256] != list(range(256)):
+            raise TokenizerError("scaffolds must be ids of merged tokens")
+        self._output = {old: [new] for new, old in enumerate(kept)}
+        for s in self.scaffolds:  # its parts have smaller ids: they are done
+            a, b = self.merges[s - 256]
+            self._output[s] = self._output[a] + self._output[b]
+        return [tokens[i] for i in kept]
+
+    def _encode_chunk(self, chunk):
+        return [new for old in super()._encode_chunk(chunk) for new in self._output[old]]
+
+    def _exported_tokens(self):
+        raise TokenizerError("other libraries cannot take tokens apart: no export with scaffolds")
 
 
-def allowed_runs(chunk, allowed_chars):
-    """ "abXc" -> (True, "ab"), (False, "X"), (True, "c") where only a, b and c may be merged; None allows all."""
-    if allowed_chars is None:
-        return [(True, chunk)]
-    return [
-        (is_allowed, "".join(run)) for is_allowed, run in groupby(chunk, allowed_chars.__contains__)
-    ]
-
-
-def merge_long(ids, ranks):
-    """What merge_short gives, in O(n log n), for chunks like a million letters without a space. The places of each
-    merge wait in a list; a heap tells which merge was learned first. A merge only makes work for later ones, and
-    unlinks its right token from a doubly linked list instead of moving everything behind it."""
-    n = len(ids)
-    after, before = (
-        array("i", range(1, n + 1)),
-        array("i", range(-1, n - 1)),
-    )  # a tenth of a list's size
-    waiting = defaultdict(list)  # rank -> where such a pair starts
-    for i, pair in enumerate(pairwise(ids)):
-        if pair in ranks:
-            waiting[ranks[pair]].append(i)
-    heap = sorted(waiting)
-    while heap:
-        new = heapq.heappop(heap)
-        for i in sorted(waiting.pop(new)):  # from left to right: "aaa" becomes "aa", "a"
-            j = after[i]
-            if j == n or ranks.get((ids[i], ids[j])) != new:
-                continue  # one of the two was merged with something else meanwhile
-            ids[i], ids[j] = new, -1
-            k = after[i] = after[j]
-            if k < n:
-                before[k] = i
-            for left, right in ((before[i], i), (i, k)):
-                if left >= 0 and right < n and (rank := ranks.get((ids[left], ids[right]))):
-                    if rank not in waiting:
-                        heapq.heappush(heap, rank)
-                    waiting[rank].append(left)
-    return [token for token in ids if token >= 0]
-
-
-class ChunkCache(dict):
-    """chunk -> ids, computed when first asked for. Emptied when full: texts repeat, memory is bounded."""
-
-    def __init__(self, compute, size=1 << 18, longest=256):
-        super().__init__()
-        self.compute, self.size, self.longest = compute, size, longest
-
-    def __missing__(self, chunk):
-        ids = tuple(self.compute(chunk))
-        if len(chunk) <= self.longest:
-            if len(self) >= self.size:
-                self.clear()
-            self[chunk] = ids
-        return ids
-
-
-# ---- 5. Safety: bytes, checks, files ---------------------------------------------------------------------------------
-
-FORMAT, VERSION = "bpe-tokenizer", 1
-MOST_BYTES = (
-    1 << 28
-)  # of all tokens together; 60 merges are enough to ask for a token of 2 ** 60 bytes
-MOST_IDS = 1 << 31
-
-
-def utf8(text):
-    """ "é" -> b"\\xc3\\xa9". Half a surrogate pair, which a Python string may hold, has no bytes."""
+# ------------------------------------------------------------------------------ 7 COMMAND LINE
+def main(file: str, /, out: str, vocab_size: int = 4096, special: tuple[str, ...] = ()):
+    """Learn a vocabulary from a UTF-8 text file and write it to the JSON file --out."""
     try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as e:
-        raise TokenizerError(
-            f"not Unicode text: it holds a lone surrogate, {text[e.start]!r}"
-        ) from None
-
-
-def byte_table(order):
-    """The inverse of a byte order, byte -> id, as a table for bytes.translate."""
-    return bytes(order.index(b) for b in range(256))
-
-
-def check_merges(merges, byte_order):
-    """Pairs of ids -> the bytes of every token, [b"!", ..., b"lo", b"low"], or an error."""
-    tokens, seen, size = [bytes([b]) for b in byte_order], set(), 0
-    for pair in merges:
-        if len(pair) != 2 or not all(type(i) is int and 0 <= i < len(tokens) for i in pair):
-            raise TokenizerError(f"merge {len(tokens)} must be two ids below its own, not {pair}")
-        size += sum(len(tokens[i]) for i in pair)
-        if size > MOST_BYTES:
-            raise TokenizerError(f"the tokens are too long: over {MOST_BYTES} bytes together")
-        token = tokens[pair[0]] + tokens[pair[1]]
-        if token in seen:
-            raise TokenizerError(f"merge {len(tokens)} makes {token!r} a second time")
-        seen.add(token)
-        tokens.append(token)
-    return tokens
-
-
-def number_specials(special_tokens, first_id):
-    """["<a>", "<b>"], 300 -> {"<a>": 300, "<b>": 301}. {text: id} is kept, and both are checked."""
-    if isinstance(special_tokens, str):
-        raise TokenizerError("special_tokens must be a list of texts, not one text")
-    texts, numbered = list(special_tokens), isinstance(special_tokens, dict)
-    ids = (
-        list(special_tokens.values()) if numbered else list(range(first_id, first_id + len(texts)))
-    )
-    if not all(isinstance(text, str) and text for text in texts):
-        raise TokenizerError(f"special tokens must be texts that are not empty: {texts}")
-    utf8("".join(texts))
-    if len(set(texts)) < len(texts):
-        raise TokenizerError(f"special tokens repeat: {texts}")
-    if not all(type(i) is int and first_id <= i < MOST_IDS for i in ids) or len(set(ids)) < len(
-        ids
-    ):
-        raise TokenizerError(
-            f"special tokens need ids of their own from {first_id} up: {special_tokens}"
-        )
-    return dict(zip(texts, ids, strict=True))
-
-
-def write_atomically(path, text):
-    """Write beside the target, force it to the disk, then rename: a reader finds the old file or the new one, never
-    half of one, also when the disk is full or the power goes."""
-    beside = Path(f"{path}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-# ---- 6. Command line -------------------------------------------------------------------------------------------------
-
-
-def read_blocks(path, progress=False):
-    """Yield the text of a UTF-8 file ("-": standard input) in blocks, line ends as they are."""
-    size = os.path.getsize(path) if progress else None
-    with (
-        open(0 if path == "-" else path, encoding="utf-8", newline="", closefd=path != "-") as f,
-        tqdm(total=size, desc="reading", unit="B", unit_scale=True, disable=not progress) as bar,
-    ):
-        try:
-            while block := f.read(1 << 18):
-                yield block
-                bar.update(len(block.encode()))
-        except UnicodeDecodeError:
-            raise TokenizerError(f"{path} is not UTF-8 text") from None
-
-
-def visible(data):
-    """Token bytes -> text that is safe to print: b"a\\n" -> "a\u240a", b"\\xff" -> r"\\xff"."""
-    text = data.decode("utf-8", "backslashreplace")
-    return "".join(
-        chr(0x2400 + ord(c)) if c < " " else c if c.isprintable() else ascii(c)[1:-1] for c in text
-    )
-
-
-def run_train(args):
-    """learn a vocabulary from a UTF-8 text file"""
-    if not Path(args.out).parent.is_dir() or Path(args.out).is_dir():  # say so before the training
-        raise TokenizerError(f"cannot write {args.out}: a directory, or in one that does not exist")
-    options = {
-        name: getattr(args, name)
-        for name in ("pattern", "special_tokens", "allowed_chars", "scaffold")
-    }
-    progress = sys.stderr.isatty()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        blocks = read_blocks(args.file, progress)
-        tokenizer = BPETokenizer.train(blocks, args.vocab_size, progress=progress, **options)
-    tokenizer.save(args.out)
-    for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
-    used = Counter(
-        chain.from_iterable(tokenizer.encode_blocks(islice(read_blocks(args.file), 40)))
-    )  # the first 10 MB
-    tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
-    ratio = sum(len(tokens[i]) * n for i, n in used.items()) / max(1, used.total())
-    print(f"{args.out}: {tokenizer.vocab_size:,} tokens, {ratio:.3f} bytes/token")
-    print(
-        "longest:  ",
-        *(f"[{visible(token)}]" for token in sorted(tokens, key=len, reverse=True)[:10]),
-    )
-    print("most used:", *(f"[{visible(tokens[i])}]" for i, _ in used.most_common(20)))
-
-
-def run_encode(args):
-    """text -> ids"""
-    for ids in BPETokenizer.load(args.tokenizer).encode_blocks(read_blocks(args.file)):
-        print(*ids)
-
-
-def run_decode(args):
-    """ids -> text"""
-    try:
-        ids = [int(word) for word in "".join(read_blocks(args.file)).split()]
-    except ValueError as e:
-        raise TokenizerError(f"{args.file} is not a list of ids: {e}") from None
-    sys.stdout.buffer.write(BPETokenizer.load(args.tokenizer).decode_bytes(ids))
-
-
-def run_show(args):
-    """show the tokens of a text, each on a background of its own or with a bar behind it"""
-    tokenizer, colours = BPETokenizer.load(args.tokenizer), cycle((24, 52, 22, 58, 54, 23))
-    coloured = args.colour == "always" or (args.colour == "auto" and sys.stdout.isatty())
-    for i in chain.from_iterable(tokenizer.encode_blocks(read_blocks(args.file))):
-        data = tokenizer.token_bytes(i)
-        text = visible(data) + (f"({i})" if args.ids else "")
-        text = f"\x1b[48;5;{next(colours)};97m{text}\x1b[0m" if coloured else text + "|"
-        print(text, end="\n" if data.endswith(b"\n") else "")
-    print()
-
-
-def run_compare(args):
-    """bytes per token of several tokenizers on one text"""
-    print(f"{'tokenizer':30} {'vocabulary':>10} {'tokens':>12} {'bytes/token':>12}")
-    for path in args.tokenizers:
-        tokenizer, n_tokens, n_bytes = BPETokenizer.load(path), 0, 0
-        for ids in tokenizer.encode_blocks(read_blocks(args.file)):
-            n_tokens += len(ids)
-            n_bytes += len(tokenizer.decode_bytes(ids))
-        print(
-            f"{path:30} {tokenizer.vocab_size:10,} {n_tokens:12,} {n_bytes / max(1, n_tokens):12.3f}"
-        )
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):  # one line, without the usage
-        self.exit(2, f"bpe_tokenizer.py: {message}\n")
-
-
-def main(argv=None):
-    """Exit status: 0, 2 if the input is at fault, 1 if the machine is (a full disk, no permission)."""
-    parser = Parser(prog="bpe_tokenizer.py", description="Train and use a byte-pair encoding.")
-    commands = parser.add_subparsers(metavar="command", required=True)
-    p = {}
-    for run in (run_train, run_encode, run_decode, run_show, run_compare):
-        name = run.__name__.removeprefix("run_")
-        p[name] = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-        p[name].set_defaults(run=run)
-    for name in ("encode", "decode", "show"):
-        p[name].add_argument("tokenizer", help="a file that train wrote")
-        p[name].add_argument("file", nargs="?", default="-", help="default: standard input")
-    p["show"].add_argument("--ids", action="store_true", help="with each token's id behind it")
-    p["show"].add_argument("--colour", choices=("auto", "always", "never"), default="auto")
-    p["compare"].add_argument("file")
-    p["compare"].add_argument("tokenizers", nargs="+")
-    p["train"].add_argument("file")
-    p["train"].add_argument("--vocab-size", type=int, default=4096)
-    p["train"].add_argument("--out", required=True, help="the JSON file to write")
-    p["train"].add_argument(
-        "--pattern", default="default", help=f"{', '.join(PATTERNS)}, or a regular expression"
-    )
-    p["train"].add_argument(
-        "--special", dest="special_tokens", action="append", default=[], metavar="TOKEN"
-    )
-    p["train"].add_argument("--allowed-chars", metavar="CHARS", help="merge these characters only")
-    p["train"].add_argument(
-        "--scaffold", action="store_true", help="leave rare half-way tokens out (Scaffold-BPE)"
-    )
-    args = parser.parse_args(argv)
-    try:
-        args.run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has left (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        return 130
-    except (OSError, MemoryError, TokenizerError) as e:
-        print(f"bpe_tokenizer.py: {e or 'out of memory'}", file=sys.stderr)
-        at_fault = (TokenizerError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
-        return 2 if isinstance(e, at_fault) else 1
-    return 0
+        with open(file, encoding="utf-8", newline="") as lines:
+            tokenizer = BPETokenizer.train(lines, vocab_size, special_tokens=special)
+        tokenizer.save(out)
+    except (TokenizerError, UnicodeDecodeError, OSError, KeyboardInterrupt) as error:
+        sys.exit(f"bpe_tokenizer.py: {file}: {str(error) or 'interrupted'}")
+    print(f"{out}: {tokenizer.vocab_size:,} tokens")
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(main())
+    tyro.cli(main)

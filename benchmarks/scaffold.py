@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import v2_bpe_rope as v2  # noqa: E402
-from bpe_tokenizer import BPETokenizer  # noqa: E402
+from bpe_tokenizer import BPETokenizer, ScaffoldTokenizer  # noqa: E402
 
 RARE = 10  # uses below which a token counts as rare
 HEADER = [
@@ -66,9 +66,8 @@ def measure(data, vocab_size, scaffold, args):
     text = data.read_bytes().decode().removeprefix("\ufeff")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a short text has fewer tokens: the table tells how many
-        learned = BPETokenizer.train(
-            text[: len(text) * 9 // 10], vocab_size, scaffold=scaffold, progress=False
-        )
+        kind = ScaffoldTokenizer if scaffold else BPETokenizer
+        learned = kind.train(text[: len(text) * 9 // 10], vocab_size, progress=False)
     folder = Path(tempfile.mkdtemp(dir="."))
     learned.save(folder / "tokenizer.json")
     budget = {"max_steps": args.steps or 1, "max_seconds": args.seconds}
@@ -80,7 +79,7 @@ def measure(data, vocab_size, scaffold, args):
         data.name,
         f"{learned.vocab_size:,}",
         "scaffold" if scaffold else "plain",
-        f"{len(learned.scaffolds):,}",
+        f"{len(learned.scaffolds) if scaffold else 0:,}",
     ]
     cells += [
         f"{len(learned.decode_bytes(corpus.val[1:])) / (len(corpus.val) - 1):.3f}",

@@ -1,20 +1,18 @@
-"""Where in a story is a trained model more surprised than the grammar says it must be? Trains one, writes a JSON file.
+"""Where in a story does a trained model lose more bits than the grammar asks for? Trains a model, writes a JSON file.
 
-    python benchmarks/surprise.py                                   # v5 as its defaults have it
+    python benchmarks/surprise.py                                   # v5 with its defaults
     python benchmarks/surprise.py --version v4_gqa_swiglu --seconds 60 --stories 40
     python benchmarks/surprise.py --run FOLDER                      # a v5 that was trained on input.txt before
 
-The text's maker knows at which characters a choice was made, and how many bits it was worth; between choices the text
-is forced and worth nothing. It also knows where something that was named before returns, and how many bytes after its
-last mention. `compare` cuts a story at these places and gives what the grammar and the model pay for each piece.
-notebooks/5_training.ipynb draws what this file wrote (benchmarks/results/surprise.json), and imports `compare` from here.
+data/stories.py knows where in a story a choice was made and how many bits it holds; the text between two choices is
+certain and holds none. It also knows where something named before returns, and how many bytes after its last mention.
+`compare` cuts a story at all of these characters, and gives the bits of the grammar and of the model for each piece.
+notebooks/5_training.ipynb imports it, and draws the file that this command writes, benchmarks/results/surprise.json.
 """
 
 import argparse
 import importlib
-import json
 import math
-import shlex
 import sys
 import tempfile
 from bisect import bisect_right
@@ -22,24 +20,23 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from report import RESULTS, ROOT, save
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 
 import stories as maker  # noqa: E402
 
 
 def validation_stories(text, n):
-    """The first n stories that lie whole in the validation split."""
-    whole = text[maker.train_characters(text) :].split(maker.SEPARATOR)[1:-1]
-    return whole[:n]
+    """The first n whole stories of the validation split."""
+    return text[maker.train_characters(text) :].split(maker.SEPARATOR)[1:-1][:n]
 
 
 @torch.inference_mode()
 def token_bits(model, tokenizer, story, block_size):
-    """[(end, bits)] of each token of a story: the byte after it, and its price given at least block_size / 2 before.
+    """[(end, bits)] of each token of a story: the byte where it ends, and -log2 of its probability.
 
-    The separator before the story is read, not scored.
+    The model reads the separator before the story, and at least block_size / 2 tokens before each token that it scores.
     """
     ids = tokenizer.encode(maker.SEPARATOR + story)
     ids, bits, done = torch.tensor(ids), [], 1
@@ -58,9 +55,10 @@ def token_bits(model, tokenizer, story, block_size):
 
 
 def compare(model, tokenizer, story, block_size):
-    """A story in pieces, each a dict: text, grammar and model (bits), distance (bytes since last named, or None).
+    """A story in pieces, each a dict: text, grammar and model (bits), distance (bytes since the last mention, or None).
 
-    A piece begins where a choice is made or where something returns. A token's bits go to the piece of its last byte.
+    A piece begins where a choice is made or where something returns. The bits of a token go to the piece in which the
+    token ends.
     """
     pen, _ = maker.read_corpus(story + "\n")
     starts = sorted(
@@ -86,15 +84,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--version", default="v5_ngpt", help="v2_bpe_rope ... v5_ngpt")
     parser.add_argument(
-        "--seconds", type=float, default=0, help="seconds of training (default: the version's own)"
+        "--seconds", type=float, default=0, help="of training (default: the version's own)"
     )
     parser.add_argument(
-        "--run", type=Path, metavar="FOLDER", help="a run of the version (default: train one)"
+        "--run", type=Path, metavar="FOLDER", help="a run of the version (default: train)"
     )
     parser.add_argument("--stories", type=int, default=40, help="of the validation split")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "surprise.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "surprise.json")
     args = parser.parse_args()
     version, data = importlib.import_module(args.version), ROOT / "input.txt"
     with tempfile.TemporaryDirectory() as temporary:
@@ -113,14 +109,14 @@ def main():
                 for p in pieces
             ]
         )
-    command = ("python benchmarks/surprise.py " + shlex.join(sys.argv[1:])).strip()
-    content = {"command": command, "version": args.version, "bits_per_byte": bits, "stories": found}
-    args.out.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
     paid = [sum(piece[i] for pieces in found for piece in pieces) for i in (1, 2)]
     size = sum(len(piece[0].encode()) for pieces in found for piece in pieces)
-    print(
-        f"{len(found)} stories: grammar {paid[0] / size:.4f}, {args.version} {paid[1] / size:.4f} bits/byte"
-    )
+    cells = [[f"{len(found)} stories of the validation split", "bits/byte"]]
+    cells += [["what the grammar asks", f"{paid[0] / size:.4f}"]]
+    cells += [[f"`{args.version}.py`", f"{paid[1] / size:.4f}"]]
+    question = "Where in a story does a model lose more than the grammar asks?"
+    note = "Piece by piece in notebooks/5_training.ipynb."
+    save(args.out, question, [cells], note, version=args.version, bits_per_byte=bits, stories=found)
 
 
 if __name__ == "__main__":

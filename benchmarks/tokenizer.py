@@ -32,8 +32,9 @@ PATTERN = "default"
 CHILD = """
 import os, re, resource, sys
 sys.path.insert(0, sys.argv[1])
-from bpe_tokenizer import BPETokenizer, read_blocks
-blocks = (block for _ in range(int(sys.argv[3])) for block in read_blocks(sys.argv[2]))
+from bpe_tokenizer import BPETokenizer
+repeats, options = range(int(sys.argv[3])), dict(encoding="utf-8", newline="")
+blocks = (line for _ in repeats for line in open(sys.argv[2], **options))
 BPETokenizer.train(blocks, 4096, progress=False)
 if os.path.exists("/proc/self/status"):
     print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])

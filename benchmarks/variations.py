@@ -1,33 +1,32 @@
 """Two ideas on top of v5, by subclassing, compared with the dense model: fast feed-forward, and the dropout schedule.
 
-    python benchmarks/variations.py                             # v5's default size, 950 steps, three seeds
+    python benchmarks/variations.py                             # v5's default size, 750 steps, three seeds
     python benchmarks/variations.py --steps 100 --seeds 1 --flags n_layer=2 n_embd=64
 
 All variations get the same steps, so the same tokens; their seconds are in the table. Bits/byte is of the whole
 validation split, with the weights of the lowest validation loss; with several seeds it is the median, and the lowest
-and highest stand in brackets. The table is printed and written to benchmarks/results/variations.md;
+and highest stand in brackets. The table is printed and written to benchmarks/results/variations.json;
 notebooks/7_variations.ipynb reads it, and imports the classes from here.
 """
 
 import argparse
 import contextlib
 import io
-import shlex
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from unittest import mock
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from ladder import spread
+from report import RESULTS, ROOT, save
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import v5_ngpt as v5  # noqa: E402
+import v5_ngpt as v5
 
 DEPTH = 4  # of the tree: 2^DEPTH leaves
 HARDENING = 0.3  # weight of the hardening loss
@@ -70,7 +69,7 @@ class FastMLP(v5.MLP):
         return weights
 
     def chosen_leaf(self, x):
-        """The leaf at which each token arrives that takes the likelier way at every router, (...)."""
+        """The leaf at which each token arrives that takes the more probable way at every router, (...)."""
         right, node = (
             self.routes(x) > 0,
             torch.zeros(x.shape[:-1], dtype=torch.long, device=x.device),
@@ -176,56 +175,30 @@ def compare(folder, seeds=1, names=tuple(VARIATIONS), **settings):
 
 
 def table(results):
-    """The results as a Markdown table."""
-    lines = [
-        "| variation | parameters | hidden units per token and block | bits/byte | training, s |",
-        "|---|---|---|---|---|",
-    ]
+    """The results as rows of cells."""
+    rows = [["variation", "parameters", "hidden units per token and block", "bits/byte"]]
+    rows[0].append("training, s")
     for name, runs in results.items():
-        scores, first = [run["bits_per_byte"] for run in runs], runs[0]
-        spread = f" ({min(scores):.4f} to {max(scores):.4f})" if len(scores) > 1 else ""
-        cells = [
-            name,
-            f"{first['parameters']:,}",
-            str(first["units"]),
-            f"{statistics.median(scores):.4f}{spread}",
-        ]
-        lines.append(
-            f"| {' | '.join(cells)} | {statistics.median(run['seconds'] for run in runs):.0f} |"
-        )
-    return "\n".join(lines)
+        bits = spread([run["bits_per_byte"] for run in runs], 4)
+        seconds = f"{statistics.median(run['seconds'] for run in runs):.0f}"
+        rows.append([name, f"{runs[0]['parameters']:,}", str(runs[0]["units"]), bits, seconds])
+    return rows
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)"
-    )
-    parser.add_argument("--steps", type=int, default=950, help="of training, the same for all")
-    parser.add_argument("--seeds", type=int, default=3, help="runs per variation")
-    parser.add_argument(
-        "--flags",
-        nargs="*",
-        default=[],
-        metavar="NAME=N",
-        help="whole-number fields of v5's Config",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "benchmarks" / "results" / "variations.md",
-        help="where the table goes",
-    )
+    add = parser.add_argument
+    add("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
+    add("--steps", type=int, default=750, help="of training, the same for all")
+    add("--seeds", type=int, default=3, help="runs per variation")
+    add("--flags", nargs="*", default=[], metavar="NAME=N", help="integer fields of v5's Config")
+    add("--out", type=Path, default=RESULTS / "variations.json", help="where the result goes")
     args = parser.parse_args()
     settings = {name: int(value) for name, value in (flag.split("=") for flag in args.flags)}
-    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         found = table(compare(folder, args.seeds, data=args.data, max_steps=args.steps, **settings))
-    command = ("python benchmarks/variations.py " + shlex.join(sys.argv[1:])).strip()
-    title = f"# Variations on v5, {args.steps} steps each, seeds: {args.seeds}"
-    args.out.write_text(f"{title}\n\n`{command}`\n\n{found}\n", encoding="utf-8")
-    print(found)
-    print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
+    note = f"v5 at its default size, {args.steps} steps each."
+    save(args.out, "Do fast feed-forward and a dropout schedule pay?", [found], note)
 
 
 if __name__ == "__main__":

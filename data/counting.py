@@ -1,51 +1,47 @@
-"""Writes counting.txt, a text that counts: on every line fifty consecutive numbers in words, as in
+"""Writes counting.txt, a text that counts: each line holds fifty consecutive numbers in words, as in
 
     seventy nine thousand one hundred and thirty nine seventy nine thousand one hundred and forty ...
 
-British English, one space between all words and nothing else between the numbers, first numbers from 1 to 100,000.
-Whoever reads a few of the numbers can write all that follow, so a model's continuation is right or wrong. Beside the
-text, counting_test.json holds 50 prompts of three numbers and, for each, the 47 numbers that follow.
+    python data/counting.py             write counting.txt (12 MB) and counting_test.json
 
-    python data/counting.py                         write counting.txt (12 MB) and counting_test.json
-    python data/counting.py --seed 7 --out other.txt
-
-From Python, `words(n)` is a number in words and `count(start, length, stride)` a text.
+The numbers are in British English, with one space between all words, so nothing marks where a number ends. The first
+number of a line is at most 100,000. A few numbers determine all that follow, so a model's continuation is right or
+wrong. counting_test.json holds 50 prompts of three numbers, each with the 47 numbers that follow.
 
 What is held out. Each ten thousand holds three bands of 100 numbers, two for validation and one for the test, and no
-training text enters a band: the numbers of validation and test occur nowhere in training. The bands are drawn, so
-about one in ten lies across the end of a thousand. A step that is like no other ("nineteen thousand nine hundred and
-ninety nine" to "twenty thousand") is never inside a band, for then nothing in training could teach it.
+training line enters a band, so the numbers of validation and test occur nowhere in training. The bands are drawn at
+random; about one in ten crosses the end of a thousand. A step that is unlike all others, such as "nineteen thousand
+nine hundred and ninety nine" to "twenty thousand", is never inside a band, because no training line could teach it.
 
-What training sees. Texts begin at every EVENth number, so that no number outside the bands is missed; a text that
-would enter a band moves aside until it just touches it. Few texts would hold the hard steps that way, so more lie
-across the end of each hundred and thousand (ACROSS), more where a step is like few others (MORE: to 31,000; OFTEN: to
-1,000, 10,000, 20,000), and the rest begins below LOW, with as many first numbers from 10 to 99 as from 1,000 to 9,999.
+What training sees. One line begins at every 43rd number (EVEN), so that no number outside the bands is missed; a line
+that would enter a band is moved next to it. Few of these lines hold the hard steps, those to the next hundred or
+thousand. So more lines cross these (ACROSS), and still more where few other steps are alike (MORE: to 31,000; OFTEN:
+to 1,000, 10,000, 20,000). The rest begins below LOW, with as many first numbers from 10 to 99 as from 1,000 to 9,999.
 
-How the text is divided. The versions take the last tenth of the characters as the validation split. That is exactly
-the 500 validation texts: there are as many training texts as fill the other nine tenths, one of them chosen by its
-length. The training texts, and the validation texts, are shuffled.
+How the text is divided. The versions take the last tenth of the characters as the validation split. Here that is
+exactly the 500 validation lines: training lines are added until they fill the other nine tenths, and the last one is
+chosen by its length.
 """
 
 import argparse
 import json
 import os
 import random
-import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 SEED = 1
-NUMBERS = 50  # per text
-PROMPT = 3  # of which a test shows so many
-LAST = 100_000  # the highest number that a text begins with
-VALIDATION, TEST = 500, 50  # texts
-EVEN = 43  # less than NUMBERS; prime to 100, or all texts would end at the same tens, and models learn to expect that
-ACROSS = {100: 1, 1000: 6}  # training texts across the end of each hundred, of each thousand
+NUMBERS = 50  # in a line
+PROMPT = 3  # of which a test shows this many
+LAST = 100_000  # the highest first number of a line
+VALIDATION, TEST = 500, 50  # lines
+EVEN = 43  # below NUMBERS; shares no divisor with 100, so that lines end at all tens and ones
+ACROSS = {100: 1, 1000: 6}  # training lines across the end of each hundred, of each thousand
 MORE = {100: 2, 1000: 15}  # where that step has a form of its own: see has_own_form
-OFTEN = 45  # training texts across the end of the first thousand and of each ten thousand
-LOW = 20_000  # the other training texts begin below it
+OFTEN = 45  # training lines across the end of the first thousand and of each ten thousand
+LOW = 20_000  # the other training lines begin below it
 BAND = 100  # numbers held out together
+MARGIN = 200  # so two bands are 400 apart: a line that moves away from one cannot enter the next
 ROOT = Path(__file__).resolve().parent.parent
 
 # ----------------------------------------------------------------------------------------------------
@@ -58,9 +54,9 @@ TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 @cache
 def words(number):
-    """A number from 0 to 999,999 in words: 1,042 is "one thousand and forty two". Raises ValueError outside."""
+    """A number from 0 to 999,999: 1,042 is "one thousand and forty two". Raises ValueError outside."""
     if not 0 <= number < 1_000_000:
-        raise ValueError(f"{number:,}: only 0 to 999,999 can be said")
+        raise ValueError(f"{number:,} is outside 0 to 999,999")
     if number < 20:
         return ONES[number]
     if number < 100:
@@ -73,65 +69,63 @@ def words(number):
 
 
 def count(start, length=NUMBERS, stride=1):
-    """`length` numbers from `start` on, each `stride` after the one before, in words. Raises ValueError."""
+    """`length` numbers in words: start, start + stride, ... Raises ValueError."""
     return " ".join(words(start + i * stride) for i in range(length))
 
 
+def exercise(start, length=NUMBERS - PROMPT, stride=1):
+    """A dict as in counting_test.json: a prompt of three numbers, and the `length` that follow. Raises ValueError."""
+    answer = count(start + PROMPT * stride, length, stride)
+    return {"start": start, "prompt": count(start, PROMPT, stride), "answer": answer}
+
+
 def characters(start):
-    """Characters of the line that counts from start."""
+    """Characters of the line that counts from start, with its line break."""
     return sum(len(words(start + i)) + 1 for i in range(NUMBERS))
 
 
 # ----------------------------------------------------------------------------------------------------
-# Which numbers the texts begin with. Only random() is used, as its sequence is the same in every Python version.
+# First numbers of the lines. `uniform` returns numbers from [0, 1): random() has the same sequence in every Python.
 
 
 def shuffled(items, uniform):
-    """The items in an order drawn with `uniform`, a function that returns numbers from [0, 1)."""
+    """The items in random order."""
     return sorted(items, key=lambda _: uniform())
 
 
 def teachable(low):
-    """Whether a band from `low` on may be held out: its steps occur in training with other numbers."""
-    after = [
-        n // 1000 for n in range(low, low + BAND) if n % 1000 == 0
-    ]  # 37 where 36,999 is followed by 37,000
-    return low > 2000 and all(thousands > 20 and thousands % 10 for thousands in after)
+    """Whether the band from `low` may be held out: training has steps like each of its steps."""
+    crossed = [n // 1000 for n in range(low, low + BAND) if n % 1000 == 0]
+    return low > 2000 and all(thousands > 20 and thousands % 10 for thousands in crossed)
 
 
 def draw_bands(uniform):
-    """First numbers of the bands, for validation (20) and test (10): in each third of each ten thousand lies one."""
+    """First numbers of the bands, (20 of validation, 10 of the test): one in each third of each ten thousand."""
     validation, test = [], []
-    third, margin = (
-        LAST // 30,
-        200,
-    )  # so bands are 400 apart, and moving aside from one leads into no other
+    third = LAST // 30
     for first in range(0, 30, 3):
         lows = []
         while len(lows) < 3:
-            low = (
-                (first + len(lows)) * third + margin + int(uniform() * (third - BAND - 2 * margin))
-            )
-            lows += [low] * teachable(low)
-        chosen = int(uniform() * 3)
-        test.append(lows.pop(chosen))
+            low = (first + len(lows)) * third + MARGIN
+            low += int(uniform() * (third - BAND - 2 * MARGIN))
+            if teachable(low):
+                lows.append(low)
+        test.append(lows.pop(int(uniform() * 3)))
         validation += lows
     return validation, test
 
 
-def draw_inside(bands, texts, uniform):
-    """First numbers of `texts` different texts, as many in each band."""
-    return [
-        start
-        for low in bands
-        for start in sorted(
-            shuffled(range(low, low + BAND - NUMBERS + 1), uniform)[: texts // len(bands)]
-        )
-    ]
+def draw_inside(bands, lines, uniform):
+    """First numbers of different lines, the same number of them in each band."""
+    starts = []
+    for low in bands:
+        inside = shuffled(range(low, low + BAND - NUMBERS + 1), uniform)
+        starts += sorted(inside[: lines // len(bands)])
+    return starts
 
 
 def aside(start, bands):
-    """The place nearest to start from which a text enters no band."""
+    """The first number nearest to start whose line enters no band."""
     for low in bands:
         before, after = low - NUMBERS, low + BAND
         if before < start < after:
@@ -140,121 +134,67 @@ def aside(start, bands):
 
 
 def has_own_form(end):
-    """Whether few other hundreds or thousands end as the one before `end` does."""
-    if (
-        end % 1000
-    ):  # "... thousand and ninety nine" to "... thousand one hundred": there was no hundred before
+    """Whether few steps are like the one to `end`: at 3,100 a "hundred" appears, at 31,000 a "one"."""
+    if end % 1000:
         return end % 1000 == 100
-    return (
-        end < 20_000 or end % 10_000 == 1000
-    )  # each its own word; "thirty thousand ..." to "thirty one thousand"
+    return end < 20_000 or end % 10_000 == 1000
 
 
 def draw_training(bands, size, uniform):
-    """First numbers of training texts, in order of drawing, that fill `size` characters or up to 9 fewer."""
+    """First numbers of training lines that fill `size` characters, or up to 9 fewer."""
     starts = [*range(1, LAST + 1, EVEN)]
     for end in range(100, LAST + 1, 100):
         often = OFTEN if end == 1000 or end % 10_000 == 0 else 0
-        texts = often or (MORE if has_own_form(end) else ACROSS)[100 if end % 1000 else 1000]
-        starts += [
-            end - 1 - int(uniform() * (NUMBERS - 1)) for _ in range(texts)
-        ]  # end - 1 and end are both in
+        lines = often or (MORE if has_own_form(end) else ACROSS)[100 if end % 1000 else 1000]
+        for _ in range(lines):  # end - 1 and end are both in the line
+            starts.append(end - 1 - int(uniform() * (NUMBERS - 1)))
     starts = [aside(start, bands) for start in starts]
     left = size - sum(map(characters, starts))
-
-    def draw_low():
-        return aside(int(LOW ** uniform()), bands)
-
     while left > 2 * characters(LOW - 1):
-        starts.append(draw_low())
+        starts.append(aside(int(LOW ** uniform()), bands))
         left -= characters(starts[-1])
     allowed = [start for start in range(1, LOW) if start == aside(start, bands)]
     fitting = []
-    while not fitting:  # one more as it comes, and one that fits
-        start = draw_low()
+    while not fitting:  # two more lines: any one, and one that fills the rest
+        start = aside(int(LOW ** uniform()), bands)
         fitting = [s for s in allowed if 0 <= left - characters(start) - characters(s) <= 9]
     return [*starts, start, fitting[0]]
 
 
 def draw(seed=SEED):
-    """First numbers of all texts: (training, validation, test)."""
+    """First numbers of all lines: (training, validation, test)."""
     uniform = random.Random(seed).random
     validation_bands, test_bands = draw_bands(uniform)
     validation = draw_inside(validation_bands, VALIDATION, uniform)
     test = draw_inside(test_bands, TEST, uniform)
-    size = 9 * sum(
-        map(characters, validation)
-    )  # of training: floor(0.9 * all) is then where it ends
+    size = 9 * sum(map(characters, validation))  # so that floor(0.9 * all) is where training ends
     training = draw_training(validation_bands + test_bands, size, uniform)
     return shuffled(training, uniform), shuffled(validation, uniform), test
 
 
 # ----------------------------------------------------------------------------------------------------
-# Files
+# Command line
 
 
-def exercise(start, length=NUMBERS - PROMPT, stride=1):
-    """A prompt of three numbers and the `length` that follow, as counting_test.json holds them. Raises ValueError."""
-    answer = count(start + PROMPT * stride, length, stride)
-    return {"start": start, "prompt": count(start, PROMPT, stride), "answer": answer}
-
-
-def compose(starts):
-    """The text: a line for each first number."""
-    return "".join(count(start) + "\n" for start in starts)
-
-
-def write_atomically(path, text):
-    """The file is either the old one or the complete new one, never half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def write_files(seed, out):
-    """Write the text and beside it the test."""
-    training, validation, test = draw(seed)
-    text = compose(training + validation)
-    beside = out.with_name(out.stem + "_test.json")
-    write_atomically(out, text)
-    write_atomically(beside, json.dumps([exercise(start) for start in test], indent=1) + "\n")
-    print(
-        f"{out}: {len(training)} texts for training, then {len(validation)} for validation, {len(text):,} characters"
-    )
-    print(f"{beside}: {len(test)} prompts and answers")
-
-
-class Arguments(argparse.ArgumentParser):
-    """Reports bad arguments in one line."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def main(arguments=None):
-    parser = Arguments(
-        prog="counting.py", description="Write a text that counts, and a test of counting on."
-    )
+def main():
+    parser = argparse.ArgumentParser(description="Write a text that counts, and a test of it.")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--out", type=Path, default=ROOT / "counting.txt", metavar="FILE")
-    options = parser.parse_args(arguments)
+    args = parser.parse_args()
+    training, validation, test = draw(args.seed)
+    text = "".join(count(start) + "\n" for start in training + validation)
+    exercises = json.dumps([exercise(start) for start in test], indent=1) + "\n"
+    test_path = args.out.with_name(args.out.stem + "_test.json")
     try:
-        write_files(options.seed, options.out)
+        for path, content in ((args.out, text), (test_path, exercises)):
+            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+            temporary.write_bytes(content.encode())
+            temporary.replace(path)  # under its own name, a file is whole
     except OSError as error:
-        return f"{error.filename or options.out}: {error.strerror}"
-    return None
+        parser.error(f"{args.out}: {error.strerror}")
+    print(f"{args.out}: {len(training):,} training lines, then {len(validation)} for validation")
+    print(f"{test_path}: {len(test)} prompts and answers")
 
 
 if __name__ == "__main__":
-    problem = main()
-    if problem:
-        print(f"counting.py: {problem}", file=sys.stderr)
-        sys.exit(2)
+    main()

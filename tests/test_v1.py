@@ -1,11 +1,8 @@
-"""v1 against transformers' GPT-2 with the same weights, and against closed forms."""
-
-import math
+"""v1 against transformers' GPT-2 with the same weights."""
 
 import pytest
 import torch
-import torch.nn.functional as F
-from conftest import VOCAB, assert_equal_logits, make_config, make_model, versions
+from small_models import VOCAB, assert_equal_logits, make_config, make_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import v1_transformer as v1
@@ -44,35 +41,12 @@ def gpt2_holding(model, cfg):
     "sizes",
     [
         dict(n_layer=1, n_head=1, n_embd=8, block_size=5),
-        dict(n_layer=2, n_head=4, n_embd=24, block_size=9),
-        dict(n_layer=3, n_head=2, n_embd=32, block_size=16),
-        dict(n_layer=2, n_head=3, n_embd=15, block_size=7),
+        dict(n_layer=3, n_head=4, n_embd=24, block_size=9),
     ],
     ids=str,
 )
-def test_logits_and_gradients_equal_those_of_gpt2(sizes):
+def test_logits_equal_those_of_gpt2(sizes):
     cfg = make_config(v1, **sizes)
     model = make_model(v1, std=0.2, **sizes)
     theirs = gpt2_holding(model, cfg)
     assert_equal_logits(model, theirs, (1, cfg.block_size - 1, cfg.block_size))
-    idx, targets = torch.randint(VOCAB, (2, 3, cfg.block_size))
-    model(idx, targets)[1].backward()
-    F.cross_entropy(theirs(idx).logits.flatten(0, 1), targets.flatten()).backward()
-    ours, expected = model.position_embedding.weight.grad, theirs.transformer.wpe.weight.grad
-    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
-
-
-@versions(1, 2, 3)
-def test_attention_in_closed_form(version):
-    """The docstring's example: scores 0 and ln 3 give the weights 1/4 and 3/4; D = 4."""
-    q, k = torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4)
-    q[..., 0], k[0, 0, 1, 0] = 1.0, 2 * math.log(3)  # divided by sqrt(D) = 2
-    v = torch.tensor([[4.0, 0, 8, 1], [0, 4, 8, 1]])[None, None]
-    bias = torch.tensor([[0, -math.inf], [0, 0]])
-    expected = torch.tensor([[4.0, 0, 8, 1], [1, 3, 8, 1]])[None, None]
-    torch.testing.assert_close(version.attend(q, k, v, bias), expected)
-
-
-def test_positions_hide_what_comes_later():
-    bias, inf = make_model(v1).positions(3, "cpu"), math.inf
-    assert bias.tolist() == [[0, -inf, -inf], [0, 0, -inf], [0, 0, 0]]

@@ -1,44 +1,17 @@
-"""v3 against the published slopes, transformers' Bloom and MPT (the same block with ALiBi)."""
+"""v3 against transformers' MPT, the same block with ALiBi; and what longer windows do to it."""
 
-import math
+import random
 
 import numpy as np
 import pytest
 import torch
-from conftest import VOCAB, assert_equal_logits, make_config, make_model, take_step
-from test_memorize import make_filler
+from conftest import WORDS
+from small_models import VOCAB, assert_equal_logits, make_config, make_model, take_step
 from transformers import MptConfig, MptForCausalLM
-from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
 import v2_bpe_rope as v2
 import v3_alibi as v3
 from bpe_tokenizer import BPETokenizer
-
-PUBLISHED = {
-    1: [2**-8],
-    2: [2**-4, 2**-8],
-    4: [2**-2, 2**-4, 2**-6, 2**-8],
-    8: [2**-1, 2**-2, 2**-3, 2**-4, 2**-5, 2**-6, 2**-7, 2**-8],
-    16: [2 ** -(h / 2) for h in range(1, 17)],
-    3: [2 ** -(8 / 3), 2 ** -(16 / 3), 2**-8],  # the paper's formula; its code has another rule
-}
-
-
-@pytest.mark.parametrize("n_head", sorted(PUBLISHED))
-def test_bias_is_minus_the_published_slope_times_distance(n_head):
-    bias = v3.attention_bias(6, n_head, "cpu")
-    assert bias.shape == (n_head, 6, 6)
-    for h, slope in enumerate(PUBLISHED[n_head]):
-        for i in range(6):
-            expected = [-slope * (i - j) if j <= i else -math.inf for j in range(6)]
-            assert bias[h, i].tolist() == pytest.approx(expected, rel=1e-6)
-
-
-def test_slopes_equal_blooms():
-    for n_head in (1, 2, 4, 8, 16, 32):
-        bloom = build_alibi_tensor(torch.ones(1, 5), n_head, torch.float32)[:, 0]
-        ours = -v3.attention_bias(2, n_head, "cpu")[:, 1, 0]  # the slopes
-        assert ours.tolist() == pytest.approx(bloom[:, 1].tolist(), rel=1e-5)
 
 
 def mpt_holding(model, cfg):
@@ -62,10 +35,8 @@ def mpt_holding(model, cfg):
 @pytest.mark.parametrize(
     "sizes",
     [
-        dict(n_layer=1, n_head=1, n_embd=8),
-        dict(n_layer=2, n_head=4, n_embd=24),
-        dict(n_layer=2, n_head=8, n_embd=40),
-        dict(n_layer=3, n_head=2, n_embd=30),
+        dict(n_layer=1, n_head=8, n_embd=16),
+        dict(n_layer=3, n_head=4, n_embd=24),
     ],
     ids=str,
 )
@@ -81,8 +52,8 @@ def test_logits_equal_those_of_mpt(sizes):
 
 def test_long_windows_do_no_harm():
     """After windows of 16 tokens, 128 cost RoPE much, and ALiBi next to nothing."""
-    tokenizer = BPETokenizer()
-    ids, lost = np.array(tokenizer.encode(make_filler(20_000))), []
+    tokenizer, text = BPETokenizer(), " ".join(random.Random(1).choices(WORDS, k=5000))
+    ids, lost = np.array(tokenizer.encode(text)[:20_000]), []
     for version in (v2, v3):
         sizes = dict(block_size=16, batch_size=16, max_steps=150, weight_decay=0.1)
         cfg, model = make_config(version, **sizes), make_model(version, vocab_size=256, **sizes)

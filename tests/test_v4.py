@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import VOCAB, assert_equal_logits, make_config, make_model, versions
-from torch.optim import _muon
+from conftest import versions
+from small_models import VOCAB, all_tokens, assert_equal_logits, make_config, make_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import v4_gqa_swiglu as v4
@@ -47,28 +47,15 @@ def llama_holding(model, cfg):
 @pytest.mark.parametrize(
     "sizes",
     [
-        dict(n_layer=1, n_head=2, n_kv_head=1, n_embd=8, d_ff=12),
-        dict(n_head=6, n_kv_head=2, n_embd=36, d_ff=40, n_layer=3),
-        dict(n_head=4, n_kv_head=1, rope_base=300.0),
+        dict(n_head=6, n_kv_head=2, n_embd=36, d_ff=40, n_layer=3, rope_base=300.0),
         dict(n_head=4, n_kv_head=4),  # as many key/value heads as heads: multi-head attention
     ],
     ids=str,
 )
-def test_logits_and_gradients_equal_those_of_llama(sizes):
+def test_logits_equal_those_of_llama(sizes):
     model = make_model(v4, std=0.2, **sizes)
     theirs = llama_holding(model, make_config(v4, **sizes))
     assert_equal_logits(model, theirs, (1, 8, 29))  # the last is far longer than block_size
-    idx, targets = torch.randint(VOCAB, (2, 3, 8))
-    model(idx, targets)[1].backward()
-    F.cross_entropy(theirs(idx).logits.flatten(0, 1), targets.flatten()).backward()
-    block, layer = model.blocks[0], theirs.model.layers[0]
-    for ours, expected in (
-        (model.token_embedding, theirs.model.embed_tokens),
-        (block.attn.k_proj, layer.self_attn.k_proj),
-        (block.attn_norm, layer.input_layernorm),
-    ):
-        assert expected.weight.grad.abs().max() > 1e-4
-        torch.testing.assert_close(ours.weight.grad, expected.weight.grad, rtol=1e-3, atol=1e-5)
 
 
 class OnGPU(torch.Tensor):
@@ -81,46 +68,29 @@ class OnGPU(torch.Tensor):
 @pytest.mark.parametrize("n_kv_head", [1, 2, 4])
 @pytest.mark.parametrize("past", [0, 5])
 def test_attention_equals_the_fused_operator(version, n_kv_head, past):
-    """Whose mask is given as booleans; also with repeated keys; both branches of `attend`."""
+    """Whose mask is given as booleans; both branches of `attend`."""
     T, D, S = 6, 8, past + 6
-    torch.manual_seed(1)
     q, k, v = torch.randn(3, 4, T, D), *torch.randn(2, 3, n_kv_head, S, D)
     bias = make_model(version).positions(past, T, "cpu")[0]
     sees = torch.arange(S) <= past + torch.arange(T)[:, None]  # (T, S)
     scale = D**-0.5 if version is v4 else D**0.5
     fused = F.scaled_dot_product_attention(q, k, v, sees, scale=scale, enable_gqa=True)
-    repeated = (x.repeat_interleave(4 // n_kv_head, dim=1) for x in (k, v))  # (B, H, S, D)
-    full = F.scaled_dot_product_attention(q, *repeated, sees, scale=scale)
     on_gpu = (x.as_subclass(OnGPU) for x in (q, k, v))
     ours = version.attend(q, k, v, bias), version.attend(*on_gpu, bias).as_subclass(torch.Tensor)
     for y in ours:
         torch.testing.assert_close(y, fused, rtol=0, atol=1e-5)
-        torch.testing.assert_close(y, full, rtol=0, atol=1e-5)
 
 
-def test_rmsnorm_and_swiglu_in_closed_form():
-    norm, mlp = v4.RMSNorm(2), make_model(v4, std=0.2).blocks[0].mlp
+def test_rmsnorm_in_closed_form():
+    norm = v4.RMSNorm(2)
     x = torch.tensor([3.0, 4.0])  # the docstring's example, and one so small that eps counts
     torch.testing.assert_close(norm(x), x / 12.5**0.5, rtol=1e-5, atol=0)
     torch.testing.assert_close(norm(x / 1000), x / 1000 / (12.5e-6 + 1e-5) ** 0.5)
-    x = torch.randn(2, 3, 32)
-    gate, up, down = (p.weight.double() for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-    a = x.double() @ gate.T
-    expected = (a / (1 + (-a).exp()) * (x.double() @ up.T)) @ down.T
-    torch.testing.assert_close(mlp(x).double(), expected, rtol=0, atol=1e-5)
 
 
 @from_v4
 def test_width_of_the_mlp(version):
-    for n_embd, d_ff in (
-        (12, 32),
-        (24, 64),
-        (26, 96),
-        (36, 96),
-        (96, 256),
-        (128, 352),
-        (768, 2048),
-    ):
+    for n_embd, d_ff in ((12, 32), (26, 96), (36, 96), (128, 352), (768, 2048)):
         mlp = version.MLP(make_config(version, n_embd=n_embd, d_ff=0, n_head=1, n_kv_head=1))
         assert mlp.gate_proj.out_features == d_ff >= n_embd * 8 / 3 > d_ff - 32
     assert version.MLP(make_config(version, d_ff=17)).up_proj.out_features == 17
@@ -129,18 +99,14 @@ def test_width_of_the_mlp(version):
 # --- the cache
 
 
-def all_tokens(version, model, prompt, **how):
-    return torch.stack(list(version.generate(model, prompt, 40, 8, **how)), dim=1)
-
-
 @from_v4
 @pytest.mark.parametrize("n_kv_head", [1, 2, 4])
-@pytest.mark.parametrize("prompt_length", [1, 5, 8, 9, 21])  # block_size is 8
+@pytest.mark.parametrize("prompt_length", [1, 8, 21])  # block_size is 8
 def test_cached_and_uncached_generation_agree(version, n_kv_head, prompt_length):
     model = make_model(version, std=0.3, n_kv_head=n_kv_head)
     prompt = torch.randint(VOCAB, (3, prompt_length))
     for how in (dict(temperature=0), dict(temperature=1.0, seed=3)):
-        texts = [all_tokens(version, model, prompt, cached=c, **how) for c in (True, False)]
+        texts = [all_tokens(version, model, prompt, 20, cached=c, **how) for c in (True, False)]
         assert torch.equal(*texts)
     assert len(texts[0].unique()) > 5  # a text that repeats one token would agree by accident
 
@@ -149,59 +115,17 @@ def test_cached_and_uncached_generation_agree(version, n_kv_head, prompt_length)
 def test_generation_uses_the_cache(version):
     model, lengths = make_model(version), []
     model.register_forward_pre_hook(lambda module, args: lengths.append(args[0].size(1)))
-    all_tokens(version, model, torch.randint(VOCAB, (1, 6)))
-    assert lengths[:9] == [6, 1, 1, 4, 1, 1, 1, 1, 4]
-    lengths.clear()
-    all_tokens(version, model, torch.randint(VOCAB, (1, 6)), cached=False)
-    assert lengths[:9] == [6, 7, 8, 4, 5, 6, 7, 8, 4]
-
-
-@from_v4
-@pytest.mark.parametrize("n_kv_head", [1, 2, 4])
-@pytest.mark.parametrize("cuts", [(3,), (1, 2, 7), tuple(range(1, 10))], ids=str)
-def test_a_cached_pass_in_pieces_equals_one_pass(version, n_kv_head, cuts):
-    model = make_model(version, std=0.2, n_kv_head=n_kv_head)
-    idx = torch.randint(VOCAB, (3, 10))
-    caches, pieces = [[] for _ in model.blocks], []
-    with torch.no_grad():
-        whole = model(idx)[0]
-        for start, end in zip((0, *cuts), (*cuts, 10), strict=True):
-            pieces.append(model(idx[:, start:end], caches=caches)[0])
-            for cache in caches:  # of the key/value heads only
-                assert [x.shape for x in cache] == [(3, n_kv_head, end, 8)] * 2
-    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=0, atol=1e-5)
+    all_tokens(version, model, torch.randint(VOCAB, (1, 6)), 9)
+    assert lengths == [6, 1, 1, 4, 1, 1, 1, 1, 4]
 
 
 # --- Muon
 
 
 @from_v4
-@pytest.mark.parametrize("shape", [(6, 6), (5, 9), (9, 5)], ids=str)
-def test_orthogonalize_acts_on_singular_values_alone(version, shape):
-    G = torch.randn(3, *shape, dtype=torch.float64)
-    U, s, Vh = torch.linalg.svd(G, full_matrices=False)
-    s = s / s.square().sum(-1, keepdim=True).sqrt()
-    for steps in range(4):
-        expected = U @ s.diag_embed() @ Vh
-        torch.testing.assert_close(version.orthogonalize(G, steps), expected, rtol=0, atol=1e-9)
-        s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
-    assert (s[s > 0.1] > 0.6).all() and s.max() < 1.3
-
-
-@from_v4
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_muon_equals_that_of_torch(version, dtype, monkeypatch):
-    """20 steps. Theirs orthogonalizes in bfloat16: made to use float32, or ours to do as they."""
-    if dtype == "float32":
-        monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
-    else:
-        numbers, theirs_one = (3.4445, -4.775, 2.0315), _muon._zeropower_via_newtonschulz
-
-        def stacked(G, steps):
-            return torch.stack([theirs_one(g, numbers, steps, 1e-7).float() for g in G])
-
-        monkeypatch.setattr(version, "orthogonalize", stacked)
-    torch.manual_seed(0)
+def test_muon_equals_that_of_torch(version, monkeypatch):
+    """20 steps. Theirs orthogonalizes in bfloat16: made to use float32."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
     shapes = [(6, 6), (5, 9), (9, 5), (6, 6), (8, 8)]
     scales = [1.0, 1.0, 1.0, 1.0, 2e-9]  # the last gradients are smaller than eps
     ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
@@ -217,11 +141,5 @@ def test_muon_equals_that_of_torch(version, dtype, monkeypatch):
             optimizer.step()
         for p, q in zip(ours, theirs, strict=True):
             torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
-
-
-@from_v4
-def test_muons_defaults(version):
-    (group,) = version.Muon([torch.nn.Parameter(torch.ones(2, 2))]).param_groups
-    assert (group["momentum"], group["steps"], group["weight_decay"]) == (0.9, 3, 0.0)
     kept = version.make_optimizers(make_model(version), make_config(version))[1].param_groups[0]
     assert (kept["momentum"], kept["steps"]) == (0.9, 3)

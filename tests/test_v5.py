@@ -8,14 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import VOCAB, make_config, make_model, take_step
+from small_models import VOCAB, make_config, make_model, take_step
 
 import v5_ngpt as v5
 
-OPTIMIZERS = ("adamw", "muon", "soap")
-
-# --- the oracle: weights are numpy arrays (outputs, inputs). All functions are analytic, so that a
-# complex step x + ih gives the exact derivative Im f / h.
+# --- the oracle: weights are numpy arrays (outputs, inputs)
 
 
 def paper_norm(x, axis=-1):
@@ -24,7 +21,7 @@ def paper_norm(x, axis=-1):
 
 
 def paper_softmax(scores):
-    e = np.exp(scores - scores.real.max(axis=-1, keepdims=True))
+    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
@@ -54,8 +51,7 @@ def paper_ngpt(weights, tokens, n_layer, n_head):
             scores = (q_a @ k_a.T) * math.sqrt(d_k)  # sqrt(d_k), not 1 / sqrt(d_k)
             heads.append(paper_softmax(np.where(future, -1e30, scores)) @ v[:, cut])
         h_attn = paper_norm(np.concatenate(heads, axis=1) @ w["W_o"].T)
-        alphas = w["alpha_attn"], w["alpha_mlp"]
-        alpha_attn, alpha_mlp = (np.where(x.real < 0, -x, x) for x in alphas)  # |x|
+        alpha_attn, alpha_mlp = np.abs(w["alpha_attn"]), np.abs(w["alpha_mlp"])
         h = paper_norm(h + alpha_attn * (h_attn - h))
         u = (h @ w["W_u"].T) * w["s_u"]
         nu = (h @ w["W_nu"].T) * w["s_nu"] * math.sqrt(d_model)
@@ -64,43 +60,16 @@ def paper_ngpt(weights, tokens, n_layer, n_head):
     return (h @ weights["E_output"].T) * weights["s_z"]  # no final norm
 
 
-def paper_loss(weights, idx, targets, n_layer, n_head):
-    """Mean cross-entropy in nats/token over a batch (B, T), and the logits (B, T, V)."""
-    logits = np.stack([paper_ngpt(weights, row, n_layer, n_head) for row in idx])
-    picked = np.take_along_axis(paper_softmax(logits), targets[..., None], axis=-1)
-    return -np.log(picked).mean(), logits
-
-
-def paper_gradients(stored, loss, step=1e-30):
-    """d loss / d stored by complex steps, one number at a time."""
-    gradients = {}
-    for name, value in stored.items():
-        gradients[name] = np.zeros_like(value)
-        for where in np.ndindex(value.shape):
-            moved = value.astype(complex)
-            moved[where] += 1j * step
-            gradients[name][where] = loss(stored | {name: moved}).imag / step
-    return gradients
-
-
-def paper_adam(w, g, m, v, t, lr, beta1, beta2, eps):
-    """Adam (arXiv:1412.6980, Algorithm 1), t counted from 1; returns w, m, v."""
-    m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
-    return w - lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps), m, v
-
-
-def paper_soap(w, gradients, lr, beta1, beta2, eps, frequency, bases=None, sort=False):
+def paper_soap(w, gradients, lr, beta1, beta2, eps, frequency, bases):
     """SOAP (arXiv:2409.11321, Algorithms 3 and 4) on one matrix; returns w after every gradient.
 
     M lives in the original space and is rotated where it is used; V lives in the rotated space.
     As in the authors' code, the first gradient only makes the first bases, and the bias
-    corrections count from the second. `sort` orders the eigenvectors by falling eigenvalue
-    estimate before each power iteration, moving V along, as that code does.
+    corrections count from the second. An eigenbasis is free in sign, so `bases` are given.
     """
     w, first, track = w.copy(), gradients[0], [w.copy()]
     left, right = (1 - beta2) * first @ first.T, (1 - beta2) * first.T @ first
-    q_left, q_right = bases or (np.linalg.eigh(x)[1][:, ::-1] for x in (left, right))
-    m, v = np.zeros_like(w), np.zeros_like(w)
+    (q_left, q_right), m, v = bases, np.zeros_like(w), np.zeros_like(w)
     for t, g in enumerate(gradients[1:], start=1):
         rotated = q_left.T @ g @ q_right
         m = beta1 * m + (1 - beta1) * g
@@ -111,10 +80,6 @@ def paper_soap(w, gradients, lr, beta1, beta2, eps, frequency, bases=None, sort=
         left = beta2 * left + (1 - beta2) * g @ g.T
         right = beta2 * right + (1 - beta2) * g.T @ g
         if t % frequency == 0:
-            if sort:
-                rows = np.argsort(-np.diag(q_left.T @ left @ q_left))
-                cols = np.argsort(-np.diag(q_right.T @ right @ q_right))
-                q_left, q_right, v = q_left[:, rows], q_right[:, cols], v[rows][:, cols]
             q_left, q_right = np.linalg.qr(left @ q_left)[0], np.linalg.qr(right @ q_right)[0]
         track.append(w.copy())
     return track
@@ -124,18 +89,17 @@ def paper_soap(w, gradients, lr, beta1, beta2, eps, frequency, bases=None, sort=
 
 READS = {"q_proj": "W_q", "k_proj": "W_k", "v_proj": "W_v", "up_proj": "W_u", "gate_proj": "W_nu"}
 WRITES = {"out_proj": "W_o", "down_proj": "W_omlp"}  # their columns are vectors of length n_embd
+SIZES = dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=24, d_ff=20, block_size=7, batch_size=5)
 NAMES = {"token_embedding": "E_input", "head": "E_output", "s_v": "s_nu", **READS, **WRITES}
-PAPER = dict(n_layer=2, n_head=2, n_kv_head=2, n_embd=8, d_ff=6, block_size=5, batch_size=2)
-ODD = dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=24, d_ff=20, block_size=7, batch_size=5)
 
 
-def to_paper(model, what=lambda p: p):
-    """The numbers as they are stored, or their gradients, under the paper's names; in float64."""
+def to_paper(model):
+    """The numbers as they are stored, under the paper's names."""
     stored = {}
     for name, p in model.named_parameters():
         *parts, kind, _ = name.split(".")
         layer = f"{parts[1]}." if parts else ""
-        value = what(p).detach().numpy().astype(np.float64)
+        value = p.detach().numpy()
         stored[layer + NAMES.get(kind, kind)] = value.ravel() if kind[:2] == "s_" else value
     return stored
 
@@ -146,18 +110,6 @@ def effective(stored, d_model):
     ratios = {"s_qk": 1 / unit, "alpha_attn": 0.05 / unit, "alpha_mlp": 0.05 / unit}
     ratios["s_z"] = math.sqrt(d_model) / unit  # starts higher than the paper's 1
     return {name: value * ratios.get(name.split(".")[-1], 1.0) for name, value in stored.items()}
-
-
-def make_perturbed(**sizes):
-    """Unit-norm matrices, and every scale away from where it starts, some alphas below zero."""
-    model, rng = make_model(v5, **sizes), np.random.default_rng(1)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "alpha" in name or "s_" in name:
-                p.mul_(torch.from_numpy(rng.uniform(0.4, 1.9, size=p.shape)))
-            if "alpha" in name:
-                p.mul_(torch.from_numpy(rng.choice([1.0, -1.0], size=p.shape, p=[0.7, 0.3])))
-    return model
 
 
 def largest_miss_of_unit_norm(model):
@@ -181,10 +133,6 @@ def float64(monkeypatch):
     torch.set_default_dtype(torch.float32)
 
 
-def make_batch(B, T):
-    return np.random.default_rng(3).integers(0, VOCAB, size=(2, B, T))
-
-
 # --- the model
 
 
@@ -192,118 +140,68 @@ def make_batch(B, T):
 def test_forward_is_the_papers_equations(float64, heads):
     """Also with grouped queries: that is the paper's model with keys, values and s_qk repeated."""
     H, K, C = heads
-    model = make_perturbed(**PAPER | dict(n_layer=3, n_head=H, n_kv_head=K, n_embd=C))
-    idx, targets = make_batch(2, 5)
-    logits, loss = model(torch.from_numpy(idx), torch.from_numpy(targets))
-    assert logits.dtype == loss.dtype == torch.float64
+    model = make_model(v5, n_layer=3, n_head=H, n_kv_head=K, n_embd=C, d_ff=6)
+    rng = np.random.default_rng(1)
+    with torch.no_grad():  # scales away from where they start, some alphas below zero
+        for name, p in model.named_parameters():
+            if "alpha" in name or "s_" in name:
+                p.mul_(torch.from_numpy(rng.uniform(0.4, 1.9, size=p.shape)))
+            if "alpha" in name:
+                p.mul_(torch.from_numpy(rng.choice([1.0, -1.0], size=p.shape, p=[0.7, 0.3])))
+    idx = rng.integers(0, VOCAB, size=(2, 5))
+    logits = model(torch.from_numpy(idx))[0].detach().numpy()
     weights = effective(to_paper(model), C)
     for name, value in weights.items():
         if name[2:] in ("W_k", "W_v", "s_qk"):
             by_head = value.reshape(K, C // H, *value.shape[1:])
             weights[name] = np.repeat(by_head, H // K, axis=0).reshape(C, *value.shape[1:])
-    nats, expected = paper_loss(weights, idx, targets, 3, H)
-    np.testing.assert_allclose(logits.detach().numpy(), expected, rtol=0, atol=1e-9)
-    assert abs(loss.item() - nats) < 1e-9 and expected.std() > 0.1
+    expected = np.stack([paper_ngpt(weights, row, 3, H) for row in idx])
+    assert logits.dtype == np.float64 and expected.std() > 0.1
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-9)
 
 
-def test_two_steps_of_training_are_the_papers(float64):
-    """Gradients by complex steps, Adam by hand, each matrix back to the sphere."""
-    cfg, model = make_config(v5, optimizer="adamw", max_steps=3, **PAPER), make_perturbed(**PAPER)
-    optimizers = v5.make_optimizers(model, cfg)
-    weights, m, v = to_paper(model), {}, {}
-    axes = {name: 0 for name in WRITES.values()} | {name: 1 for name in READS.values()}
-    axes |= {"E_input": 1, "E_output": 1}
-    for t in (1, 2):
-        idx, targets = make_batch(2, 5) if t == 1 else make_batch(2, 5)[::-1].copy()
-        batch = torch.from_numpy(idx), torch.from_numpy(targets)
-        take_step(v5, model, cfg, optimizers, t - 1, *batch)
-
-        def loss(stored, idx=idx, targets=targets):
-            return paper_loss(effective(stored, 8), idx, targets, 2, 2)[0]
-
-        gradients = paper_gradients(weights, loss)
-        for name, gradient in to_paper(model, lambda p: p.grad).items():
-            np.testing.assert_allclose(gradient, gradients[name], rtol=0, atol=1e-10)
-        for name, g in gradients.items():
-            kind = name.split(".")[-1]
-            peak = cfg.adamw_learning_rate if kind.startswith("W_") else cfg.learning_rate
-            lr = peak * (1 + math.cos(math.pi * (t - 1) / 3)) / 2
-            state = weights[name], g, m.get(name, 0), v.get(name, 0)
-            w, m[name], v[name] = paper_adam(*state, t, lr, 0.8, 0.99, 1e-8)
-            weights[name] = paper_norm(w, axis=axes[kind]) if kind in axes else w
-        for name, value in to_paper(model).items():
-            np.testing.assert_allclose(value, weights[name], rtol=0, atol=1e-9, err_msg=name)
-
-
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["adamw", "muon", "soap"])
 def test_everything_stays_on_the_sphere(kind):
-    cfg, model = make_config(v5, optimizer=kind, max_steps=20, **ODD), make_model(v5, **ODD)
+    cfg, model = make_config(v5, optimizer=kind, max_steps=9, **SIZES), make_model(v5, **SIZES)
     assert largest_miss_of_unit_norm(model) < 1e-6  # from the start
     optimizers, states = v5.make_optimizers(model, cfg), []
     for block in model.blocks:
         block.register_forward_hook(lambda module, args, out: states.extend((args[0], out)))
-    for step in range(20):
+    for step in range(9):
         batch = v5.get_batch(np.arange(300) * 7 % VOCAB, cfg, step, "cpu")
         take_step(v5, model, cfg, optimizers, step, *batch)
         assert largest_miss_of_unit_norm(model) < 1e-6
-    assert len(states) == 20 * 2 * 3
     for x in states:
-        assert x.shape == (5, 7, 24)
         assert (x.detach().double().norm(dim=-1) - 1).abs().max() < 1e-6
 
 
-def test_no_norm_layers_no_biases_and_a_head_of_its_own():
-    model = make_model(v5)
-    assert not [m for m in model.modules() if "norm" in type(m).__name__.lower()]
-    assert not [name for name, _ in model.named_parameters() if "bias" in name]
-    assert model.head.weight.data_ptr() != model.token_embedding.weight.data_ptr()
-
-
-def test_initial_directions_are_random():
-    model = make_model(v5, vocab_size=90, n_embd=64, d_ff=96)
-    for name, p in model.named_parameters():
-        if "proj" in name or "embedding" in name or "head" in name:
-            assert p.mean().abs().item() < 4 / 8 / math.sqrt(p.numel()), name
-            length = p.size(0 if name.split(".")[-2] in WRITES else 1)
-            assert p.std().item() == pytest.approx(length**-0.5, rel=0.02), name
-
-
 def test_scales_start_at_their_initial_values():
-    model, unit = make_model(v5, **ODD), 24**-0.5
+    """A scale is used times init / stored, so that Adam moves it as much faster."""
+    model, unit = make_model(v5, **SIZES), 24**-0.5
     expected = {"s_qk": ((2, 6), 1.0, unit), "s_z": ((VOCAB, 1), 24**0.5, unit)}
     expected |= {"s_u": ((20, 1), 1.0, 1.0), "s_v": ((20, 1), 1.0, 1.0)}
     expected |= {"alpha_attn": ((24,), 0.05, unit), "alpha_mlp": ((24,), 0.05, unit)}
-    scales = {name: m for name, m in model.named_modules() if isinstance(m, v5.Scale)}
-    assert len(scales) == 1 + 5 * 3
-    for name, scale in scales.items():
+    for name, scale in model.named_modules():
+        if not isinstance(scale, v5.Scale):
+            continue
         shape, init, stored = expected[name.split(".")[-1]]
-        assert scale().shape == shape, name
         torch.testing.assert_close(scale(), torch.full(shape, init))
         torch.testing.assert_close(scale.weight.detach(), torch.full(shape, stored))
 
 
-def test_a_scale_moves_init_over_stored_times_as_fast():
-    scale = v5.Scale((3,), 0.25, 0.0625)
-    with torch.no_grad():
-        scale.weight += 0.125
-    assert torch.equal(scale(), torch.full((3,), 0.75))
-
-
 def test_normalize():
-    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]])  # the docstring's example; zero stays zero
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]]).bfloat16()  # the docstring's example; zero stays
     torch.testing.assert_close(v5.normalize(x), torch.tensor([[0.6, 0.8], [0, 0]]))
-    assert v5.normalize(x, dim=0)[0].tolist() == [1, 1]
-    assert v5.normalize(x.bfloat16()).dtype == torch.float32
 
 
 # --- SOAP
 
 
-def make_gradients(shape, steps, seed, spread=1.0):
+def make_gradients(shape, steps, seed):
     """A matrix and gradients A S N S' B^T: fixed orthogonal A, B, falling scales S, S', noise N."""
     rng = np.random.default_rng(seed)
     a, b = (np.linalg.qr(rng.standard_normal((n, n)))[0] for n in shape)
-    rows, cols = (10.0 ** -np.linspace(0, spread, n) for n in shape)
+    rows, cols = (10.0 ** -np.linspace(0, 1, n) for n in shape)
     noise = rng.standard_normal((steps, *shape))
     return rng.standard_normal(shape), a @ (rows[:, None] * noise * cols) @ b.T
 
@@ -322,45 +220,20 @@ def run_soap(w, gradients, **options):
     return track, bases
 
 
-SOAP = dict(lr=0.03, betas=(0.9, 0.8), eps=1e-6)
-
-
 @pytest.mark.parametrize("frequency", [1, 3, 10])
 @pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 6)], ids=str)
 def test_soap_is_algorithm_3(shape, frequency):
     w, gradients = make_gradients(shape, 31, seed=sum(shape) + frequency)
-    track, bases = run_soap(w, gradients, **SOAP, frequency=frequency)
-    assert np.array_equal(track[0], w)  # the first gradient only makes the bases
+    track, bases = run_soap(w, gradients, lr=0.03, betas=(0.9, 0.8), eps=1e-6, frequency=frequency)
     G = gradients[0]
     for q, covariance in zip(bases, (G @ G.T, G.T @ G), strict=True):
         np.testing.assert_allclose(q.T @ q, np.eye(len(q)), atol=1e-12)
         rotated = q.T @ covariance @ q
         np.testing.assert_allclose(rotated, np.diag(np.diag(rotated)), atol=1e-12)
-        assert (np.diff(np.diag(rotated)) < 1e-12).all()  # the largest eigenvalue first
-    # an eigenbasis is free in sign and null space, so the oracle is given this one
-    expected = paper_soap(w, gradients, 0.03, 0.9, 0.8, 1e-6, frequency, bases=bases)
+        assert (np.diff(np.diag(rotated)) < 1e-12).all()  # the largest first, or V is misplaced
+    expected = paper_soap(w, gradients, 0.03, 0.9, 0.8, 1e-6, frequency, bases)
     np.testing.assert_allclose(track, expected, rtol=0, atol=1e-8)
     assert np.abs(track[-1] - w).max() > 0.1
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_soap_keeps_its_bases_in_falling_order(seed):
-    """A power iteration sorts the eigenvectors, and V cannot follow: so they must start sorted.
-
-    With well separated scales the order never changes, and the authors' sorting code agrees.
-    """
-    w, gradients = make_gradients((4, 4), 31, seed, spread=3.0)
-    track, _ = run_soap(w, gradients, **SOAP, frequency=4)
-    for sort in (False, True):
-        expected = paper_soap(w, gradients, 0.03, 0.9, 0.8, 1e-6, 4, sort=sort)
-        np.testing.assert_allclose(track, expected, rtol=0, atol=1e-8)
-
-
-def test_soaps_defaults():
     cfg = make_config(v5, optimizer="soap")
-    for optimizer in (
-        v5.SOAP([torch.nn.Parameter(torch.ones(2, 2))]),
-        v5.make_optimizers(make_model(v5), cfg)[1],
-    ):
-        (group,) = optimizer.param_groups
-        assert (group["betas"], group["eps"], group["frequency"]) == ((0.8, 0.95), 1e-8, 10)
+    (group,) = v5.make_optimizers(make_model(v5), cfg)[1].param_groups
+    assert (group["betas"], group["eps"], group["frequency"]) == ((0.8, 0.95), 1e-8, 10)
