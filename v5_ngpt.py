@@ -595,8 +595,6 @@ def last_number():
 
 def create_folder(cfg, tokenizer):
     """Make the folder of a new run, --out or the next free number in runs/, with its settings."""
-    if RANK:
-        return None
     folder = Path(cfg.out or RUNS / str(last_number() + 1))
     try:
         folder.mkdir(parents=True, exist_ok=cfg.overwrite)
@@ -825,7 +823,7 @@ def train(cfg):
         load_checkpoint(source / "best.pt", model, "step")
     optimizers = make_optimizers(model, cfg)
     loop = resume(folder, cfg, corpus, model, optimizers) if cfg.resume else (0, 0.0, [], [])
-    folder = folder or create_folder(cfg, corpus.tokenizer)
+    folder = folder or (None if RANK else create_folder(cfg, corpus.tokenizer))
     print_header(cfg, model, corpus, folder)
     keep_memory()
     model.compile(disable=not cfg.compile)
@@ -883,10 +881,9 @@ def run_command(cfg):
 def main():
     """Run the command line; a foreseen problem ends in one message and a status that is not 0."""
     sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks some letters
-    if RANK:
-        sys.stdout = open(os.devnull, "w")
     try:
         if N_RANKS > 1:
+            sys.stdout = open(os.devnull, "w") if RANK else sys.stdout
             torch.distributed.init_process_group()
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
