@@ -41,6 +41,7 @@ from tqdm import tqdm
 from bpe_tokenizer import BPETokenizer, TokenizerError
 
 NAME = Path(__file__).stem
+RANK, N_RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # by torchrun
 RUNS = Path("runs", NAME)  # holds the folders of this version's runs: 1, 2, ...
 Corpus = namedtuple("Corpus", "tokenizer train val entropy")  # from load_corpus
 Run = namedtuple("Run", "folder cfg tokenizer model step")  # from load_run
@@ -63,7 +64,8 @@ class Config:
     vocab_size: int = 0  # tokens (0: 512 to 4096, one per 256 bytes of text, to see each often)
     allowed_chars: str = ""  # merge these only, e.g. letters, to keep digits apart; if empty, all
     block_size: int = 256  # context length in tokens
-    batch_size: int = 8  # windows of block_size tokens per step
+    batch_size: int = 8  # windows of block_size tokens per step, in all processes together
+    micro_batch_size: int = 0  # windows per backward pass; its gradients add up (0: all at once)
     n_layer: int = 4  # transformer blocks
     n_head: int = 4  # heads of queries per block
     n_kv_head: int = 2  # heads of keys and values per block
@@ -89,6 +91,7 @@ class Config:
     out: str = ""  # run folder; if empty, a new one in runs/ (for sample and eval: the newest)
     overwrite: bool = False  # replace the run in --out
     resume: bool = False  # continue the run in --out, or the newest
+    init_from: str = ""  # folder of a run whose weights and tokenizer to start from
     prompt: str = ""  # text to continue; if empty, the start of a paragraph
     max_new_tokens: int = 600  # tokens to generate
     temperature: float = 0.8  # below 1 favors probable tokens; 0 always takes the most probable
@@ -107,6 +110,8 @@ class Config:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} to 2**31 - 1")
         if self.dropout >= 1:
             raise UserError("--dropout: must be below 1")
+        if self.batch_size % (N_RANKS * (self.micro_batch_size or 1)):
+            raise UserError("--batch-size: must be a multiple of processes x --micro-batch-size")
         if self.n_embd % self.n_head:
             raise UserError(f"--n-head {self.n_head}: must divide --n-embd {self.n_embd}")
         if self.n_head % self.n_kv_head:
@@ -771,7 +776,7 @@ def catch_signals(folder):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received:
+    if received and not RANK:
         again = f"python {NAME}.py --resume --out {folder}"
         raise UserError(f"stopped and saved; continue with: {again}")
 
@@ -784,48 +789,71 @@ def keep_memory():
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
+def agree(spent, signals):
+    """Rank 0's share of the budget, since clocks differ; a signal to one process stops all."""
+    seen = torch.tensor([0.0 if RANK else spent, len(signals)], dtype=torch.float64)
+    if N_RANKS > 1:
+        torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
+    signals += [signal.SIGTERM] * (int(seen[1]) - len(signals))
+    return seen[0].item()
+
+
+def backward(model, idx, targets, cfg):
+    """Gradients of this process's part of a batch; the last backward averages those of all."""
+    device, losses, size = idx.device, [], cfg.micro_batch_size or len(idx) // N_RANKS
+    parts = list(zip(idx.split(size), targets.split(size), strict=True))[RANK::N_RANKS]
+    model.zero_grad()
+    for idx, targets in parts:
+        model.require_backward_grad_sync = len(losses) == len(parts) - 1
+        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
+            losses.append(model(idx, targets)[1] / len(parts))
+        losses[-1].backward()
+    return sum(losses)
+
+
 def train(cfg):
     """Train a model, from scratch or from its last save; returns its run folder."""
     cfg.check()
     device, folder = choose_device(cfg), find_run(cfg.out)[0] if cfg.resume else None
-    corpus = load_corpus(cfg, load_tokenizer(folder / "tokenizer.json") if cfg.resume else None)
+    source = find_run(cfg.init_from)[0] if cfg.init_from and not cfg.resume else folder
+    corpus = load_corpus(cfg, load_tokenizer(source / "tokenizer.json") if source else None)
     torch.manual_seed(cfg.seed)
     model = LanguageModel(cfg, corpus.tokenizer.vocab_size).to(device)
+    if source != folder:
+        load_checkpoint(source / "best.pt", model, "step")
     optimizers = make_optimizers(model, cfg)
     loop = resume(folder, cfg, corpus, model, optimizers) if cfg.resume else (0, 0.0, [], [])
-    folder = folder or create_folder(cfg, corpus.tokenizer)
+    folder = folder or (None if RANK else create_folder(cfg, corpus.tokenizer))
     print_header(cfg, model, corpus, folder)
     keep_memory()
     model.compile(disable=not cfg.compile)
+    parallel = nn.parallel.DistributedDataParallel(model) if N_RANKS > 1 else model
 
     step, seconds, losses, rows = loop
     spent = budget_spent(cfg, step, seconds)  # share of the budget, 0 to 1
-    bar = tqdm(total=1, initial=spent, bar_format=BAR, leave=False, disable=None)
+    bar = tqdm(total=1, initial=spent, bar_format=BAR, leave=False, disable=RANK > 0 or None)
     with catch_signals(folder) as signals, bar:
         while spent < 1 and not signals:
             start = time.perf_counter()
             set_schedules(cfg, model, optimizers, spent, step)
             idx, targets = get_batch(corpus.train, cfg, step, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
-                _, loss = model(idx, targets)
-            model.zero_grad()
-            loss.backward()
+            loss = backward(parallel, idx, targets, cfg)
             nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
             for optimizer in optimizers:
                 optimizer.step()
             losses.append(loss.item())
             seconds += time.perf_counter() - start
             step += 1
-            before, spent = spent, budget_spent(cfg, step, seconds)
+            before, spent = spent, agree(budget_spent(cfg, step, seconds), signals)
             bar.update(spent - before)
             bar.set_postfix_str(f"step {step}, loss {losses[-1]:.3f}", refresh=False)
-            if int(spent * cfg.evals) > int(before * cfg.evals):
+            if RANK == 0 and int(spent * cfg.evals) > int(before * cfg.evals):
                 record(folder, model, corpus, cfg, rows, step, seconds, losses)
                 losses.clear()
                 save_progress(folder, cfg, corpus, model, optimizers, step, seconds, losses, rows)
-        if signals:
+        if signals and RANK == 0:
             save_progress(folder, cfg, corpus, model, optimizers, step, seconds, losses, rows)
-    if rows[-1]["val_loss"] > 1.01 * min(row["val_loss"] for row in rows):
+    if rows and rows[-1]["val_loss"] > 1.01 * min(row["val_loss"] for row in rows):
         print("The validation loss rose again: the model memorizes. Use more text or fewer steps.")
     return folder
 
@@ -834,6 +862,8 @@ def train(cfg):
 def run_command(cfg):
     """Train, then evaluate and sample; or do one of the two with a trained model."""
     folder = train(cfg) if cfg.command == "train" else cfg.out
+    if RANK:
+        return
     run = load_run(**asdict(cfg) | {"out": folder})
     if cfg.command != "sample":
         corpus = load_corpus(cfg, run.tokenizer)
@@ -852,6 +882,11 @@ def main():
     """Run the command line; a foreseen problem ends in one message and a status that is not 0."""
     sys.stdout.reconfigure(errors="replace")  # for a terminal that lacks some letters
     try:
+        if N_RANKS > 1:
+            sys.stdout = open(os.devnull, "w") if RANK else sys.stdout
+            torch.distributed.init_process_group()
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         cfg = tyro.cli(Config, description=__doc__.splitlines()[0])
         if cfg.command != "train" or cfg.resume:  # flags not given keep the run's values
             cfg = tyro.cli(Config, default=find_run(cfg.out)[1])
@@ -859,6 +894,8 @@ def main():
     except (UserError, TokenizerError, OSError, KeyboardInterrupt) as error:
         sys.exit(f"{NAME}: {str(error) or 'interrupted'}")
     except (MemoryError, RuntimeError) as error:
+        if N_RANKS > 1:  # most often because another process has ended; torchrun names the first
+            sys.exit(f"{NAME}: process {RANK}: {str(error).splitlines()[0]:.200}")
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         sys.exit(f"{NAME}: out of memory; try a smaller --batch-size, --block-size or model")
