@@ -27,11 +27,11 @@ from pathlib import Path
 
 import v4_gqa_swiglu as v4
 from bpe_tokenizer import PATTERNS, BPETokenizer, TokenizerError
-from v4_gqa_swiglu import UserError
 
 # What every model of v4 is, and its sizes, in the words of a Llama folder's config.json.
 LLAMA = {"model_type": "llama", "tie_word_embeddings": True, "rms_norm_eps": 1e-5}
 LLAMA |= {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+LLAMA |= {"architectures": ["LlamaForCausalLM"]}
 SIZES = [  # in v4's Config, there, and in GGUF
     ("n_layer", "num_hidden_layers", "block_count"),
     ("n_head", "num_attention_heads", "head_count"),
@@ -68,12 +68,12 @@ def load(folder):
     except (OSError, ValueError, KeyError, TypeError):
         version = None
     if version not in [path.stem for path in Path(__file__).parent.glob("v[0-9]_*.py")]:
-        raise UserError(f"{folder}: holds no run")
+        raise v4.UserError(f"{folder}: holds no run")
     module = importlib.import_module(version)
     try:
         return module, module.load_run(folder, device="cpu")
     except module.UserError as error:  # each version has a class of its own
-        raise UserError(str(error)) from None
+        raise v4.UserError(str(error)) from None
 
 
 def export(run_folder, folder, with_gguf):
@@ -91,9 +91,10 @@ def export(run_folder, folder, with_gguf):
         settings["d_ff"] = run.model.blocks[0].mlp.up_proj.out_features  # also where it was 0
         files = llama_files(settings, run.tokenizer)
     if folder.exists():
-        raise UserError(f"{folder}: exists; choose another name")
+        raise v4.UserError(f"{folder}: exists; choose another name")
     if with_gguf and (module is not v4 or run.tokenizer.pattern not in SPLITS):
-        raise UserError("--gguf: llama.cpp has no such model, or no such split of words")
+        what = "architecture" if module is not v4 else "split pattern of the tokenizer"
+        raise v4.UserError(f"--gguf: llama.cpp does not know this {what}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         part = Path(temporary, folder.name)  # renamed when it is whole
@@ -114,12 +115,10 @@ def llama_files(settings, tokenizer):
     end = tokenizer.special_tokens.get(END)
     ends = {"bos_token_id": None, "eos_token_id": end}
     config = LLAMA | {theirs: settings[ours] for ours, theirs, _ in SIZES} | ends
-    config |= {"architectures": ["LlamaForCausalLM"], "vocab_size": tokenizer.vocab_size}
-    config |= {"torch_dtype": "float32"}
-    reading = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    reading |= {"model_max_length": settings["block_size"], "eos_token": END if end else None}
-    files = {"config.json": config, "generation_config.json": ends}
-    return files | {"tokenizer_config.json": reading}
+    config |= {"torch_dtype": "float32", "vocab_size": tokenizer.vocab_size}
+    use = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    use |= {"model_max_length": settings["block_size"], "eos_token": END if end else None}
+    return {"config.json": config, "generation_config.json": ends, "tokenizer_config.json": use}
 
 
 def model_card(settings, run, title, told):
@@ -129,17 +128,11 @@ def model_card(settings, run, title, told):
     rows = {"": "", "---": "---", "parameters": f"{n:,}"}
     rows |= {name: settings[name] for name in shown if name in settings}
     if (run.folder / "metrics.csv").exists():  # an imported run has none
-        with open(run.folder / "metrics.csv", encoding="utf-8") as file:
-            best = next(row for row in csv.DictReader(file) if int(row["step"]) == run.step)
+        lines = (run.folder / "metrics.csv").read_text("utf-8").splitlines()
+        best = next(row for row in csv.DictReader(lines) if int(row["step"]) == run.step)
         rows |= {name: f"{float(value):.3f}".removesuffix(".000") for name, value in best.items()}
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"# {title}\n\nA language model; {told}.\n\n{table}\n"
-
-
-def interleave(weight, n_head):
-    """Reorder the rows of q_proj or k_proj: llama.cpp rotates pairs (x_2i, x_(2i + 1)) of a head,
-    v4 and transformers (x_i, x_(i + D/2)). Of four rows, 0 1 2 3, it gets 0 2 1 3."""
-    return weight.unflatten(0, (n_head, 2, -1)).transpose(1, 2).reshape(weight.shape)
 
 
 def write_gguf(settings, run, folder):
@@ -154,12 +147,15 @@ def write_gguf(settings, run, folder):
     writer.add_rope_dimension_count(run.model.head_dim)
     writer.add_layer_norm_rms_eps(LLAMA["rms_norm_eps"])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, settings["n_layer"])
+    n_heads = {"q_proj": settings["n_head"], "k_proj": settings["n_kv_head"]}
     for name, p in run.model.named_parameters():
         weight, kind = p.detach(), name.split(".")[-2]
-        if kind in ("q_proj", "k_proj"):
-            weight = interleave(weight, settings["n_head" if kind == "q_proj" else "n_kv_head"])
-        theirs = names.get_name(llama_name(name), [".weight"])
-        writer.add_tensor(f"{theirs}.weight", weight.numpy())
+        if (
+            kind in n_heads
+        ):  # llama.cpp rotates the pairs (x_2i, x_(2i + 1)), v4 (x_i, x_(i + D/2)):
+            weight = weight.unflatten(0, (n_heads[kind], 2, -1))  # rows 0 1 2 3 of a head become
+            weight = weight.transpose(1, 2).flatten(0, 2)  # 0 2 1 3
+        writer.add_tensor(names.get_name(llama_name(name), [".weight"]), weight.numpy())
     model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
     add_tokenizer(writer, gguf.TokenType, run.tokenizer, model)
     writer.write_header_to_file()
@@ -193,16 +189,18 @@ def import_llama(folder, out):
         cfg = read_config(folder, out)
         cfg.check()
         tokenizer, ids = read_tokenizer(folder / "tokenizer.json")
-        model, theirs = v4.LanguageModel(cfg, tokenizer.vocab_size), {}
+        model, state = v4.LanguageModel(cfg, tokenizer.vocab_size), {}
+        ours = {llama_name(name): name for name, _ in model.named_parameters()}
         for file in sorted(folder.glob("model*.safetensors")):  # one, or several parts
-            theirs |= safetensors.torch.load_file(file)
-        state = {name: theirs[llama_name(name)] for name, _ in model.named_parameters()}
+            state |= {ours.get(n, n): p for n, p in safetensors.torch.load_file(file).items()}
         state["token_embedding.weight"] = state["token_embedding.weight"][ids]
-        model.load_state_dict(state | {"head.weight": state["token_embedding.weight"]})
-    except UserError:
+        state["head.weight"] = state["token_embedding.weight"]
+        state.pop("lm_head.weight", None)
+        model.load_state_dict(state)
+    except v4.UserError:
         raise
     except Exception as error:  # files that are missing, damaged or do not agree: a dozen kinds
-        raise UserError(f"{folder}: not a whole Llama folder: {error!r:.200}") from None
+        raise v4.UserError(f"{folder}: not a whole Llama folder: {error!r:.200}") from None
     out = v4.create_folder(cfg, tokenizer)
     v4.save_checkpoint(out / "best.pt", model=model.state_dict(), step=0)
     return f"saved in {out}; next: python {v4.NAME}.py sample --out {out}"
@@ -216,7 +214,7 @@ def read_config(folder, out):
     theirs |= theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
     for name, value in (LLAMA | {"rope_type": "default", "type": "default"}).items():
         if theirs.get(name, value) != value:
-            raise UserError(f"{folder}: {name} is {theirs[name]}; v4 has {value}")
+            raise v4.UserError(f"{folder}: {name} is {theirs[name]}; v4 has {value}")
     sizes = {ours: theirs[name] for ours, name, _ in SIZES}
     sizes["n_kv_head"] = sizes["n_kv_head"] or sizes["n_head"]
     return v4.Config(out=str(out), **sizes)
@@ -242,7 +240,7 @@ def read_tokenizer(path):
     model, pattern, merges = data["model"], split_pattern(data["pre_tokenizer"]), []
     odd = "dropout continuing_subword_prefix end_of_word_suffix byte_fallback ignore_merges".split()
     if model["type"] != "BPE" or not pattern or any(map((model | data).get, [*odd, "normalizer"])):
-        raise UserError(f"{path}: not byte-level BPE, or with something that v4's has not")
+        raise v4.UserError(f"{path}: not byte-level BPE, or with something that v4's has not")
     for merge in model["merges"]:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         merges.append((new[left], new[right]))
@@ -268,7 +266,7 @@ def main():
         print(export(run, folder, args.gguf) if folder else import_llama(args.import_from, run))
     except ModuleNotFoundError as error:
         parser.error(f"{error.name} is not installed: pip install {error.name}")
-    except (UserError, TokenizerError, OSError, KeyboardInterrupt) as error:
+    except (v4.UserError, TokenizerError, OSError, KeyboardInterrupt) as error:
         parser.error(str(error) or "interrupted")
 
 
