@@ -44,7 +44,7 @@ SIZES = [  # in v4's Config, there, and in GGUF
 # Parts of the weights' names that differ.
 NAMES = {"token_embedding": "model.embed_tokens", "blocks": "model.layers", "norm": "model.norm"}
 NAMES |= {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
-NAMES |= {"attn": "self_attn", "out_proj": "o_proj"}
+NAMES |= {"attn": "self_attn", "out_proj": "o_proj", "head": "lm_head"}
 # How tokenizer.json writes the 256 bytes, in the order of our ids: those that do not print last.
 LETTERS = [chr(i) for i in (*range(33, 127), *range(161, 173), *range(174, 324))]
 # SmolLM's split as one pattern: digits one by one, GPT-2's pattern on what lies between them.
@@ -60,7 +60,6 @@ def llama_name(name):
     return ".".join(NAMES.get(part, part) for part in name.split("."))
 
 
-# -------------------------------------------------------------------------------------- EXPORT
 def load(folder):
     """The module of a run's version, and its Run on the CPU."""
     try:
@@ -93,8 +92,7 @@ def export(run_folder, folder, with_gguf):
     if folder.exists():
         raise v4.UserError(f"{folder}: exists; choose another name")
     if with_gguf and (module is not v4 or run.tokenizer.pattern not in SPLITS):
-        what = "architecture" if module is not v4 else "split pattern of the tokenizer"
-        raise v4.UserError(f"--gguf: llama.cpp does not know this {what}")
+        raise v4.UserError("--gguf: llama.cpp lacks this architecture or this split of words")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         part = Path(temporary, folder.name)  # renamed when it is whole
@@ -123,9 +121,8 @@ def llama_files(settings, tokenizer):
 
 def model_card(settings, run, title, told):
     """README.md: what the model is, how to load it, what its training reached."""
-    n = sum(p.numel() for p in run.model.parameters())
     shown = "version data n_layer n_head n_kv_head n_embd d_ff block_size seed".split()
-    rows = {"": "", "---": "---", "parameters": f"{n:,}"}
+    rows = {"": "", "---": "---", "parameters": sum(p.numel() for p in run.model.parameters())}
     rows |= {name: settings[name] for name in shown if name in settings}
     if (run.folder / "metrics.csv").exists():  # an imported run has none
         lines = (run.folder / "metrics.csv").read_text("utf-8").splitlines()
@@ -139,48 +136,43 @@ def write_gguf(settings, run, folder):
     """model.gguf, from the run and the folder's tokenizer.json."""
     import gguf
 
-    writer = gguf.GGUFWriter(folder / "model.gguf", "llama")
+    writer, kinds = gguf.GGUFWriter(folder / "model.gguf", "llama"), gguf.TokenType
+    tokenizer = run.tokenizer
     writer.add_name(folder.name)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     for ours, _, name in SIZES:
         getattr(writer, f"add_{name}")(settings[ours])
     writer.add_rope_dimension_count(run.model.head_dim)
     writer.add_layer_norm_rms_eps(LLAMA["rms_norm_eps"])
+
+    model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
+    special, words = tokenizer.special_tokens, {i: word for word, i in model["vocab"].items()}
+    types = {i: kinds.CONTROL if word in special else kinds.NORMAL for i, word in words.items()}
+    ids = range(tokenizer.vocab_size)  # which may have gaps
+    writer.add_vocab_size(len(ids))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(SPLITS[tokenizer.pattern])
+    writer.add_token_list([words.get(i, f"[unused {i}]") for i in ids])
+    writer.add_token_types([types.get(i, kinds.UNUSED) for i in ids])
+    writer.add_token_merges(model["merges"])
+    writer.add_add_bos_token(False)
+    # Where none is named, llama.cpp ends a text at token 11. Byte 255 is in no UTF-8 text.
+    writer.add_eos_token_id(special.get(END, model["vocab"][chr(255)]))
+
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, settings["n_layer"])
     n_heads = {"q_proj": settings["n_head"], "k_proj": settings["n_kv_head"]}
     for name, p in run.model.named_parameters():
-        weight, kind = p.detach(), name.split(".")[-2]
-        if (
-            kind in n_heads
-        ):  # llama.cpp rotates the pairs (x_2i, x_(2i + 1)), v4 (x_i, x_(i + D/2)):
-            weight = weight.unflatten(0, (n_heads[kind], 2, -1))  # rows 0 1 2 3 of a head become
-            weight = weight.transpose(1, 2).flatten(0, 2)  # 0 2 1 3
-        writer.add_tensor(names.get_name(llama_name(name), [".weight"]), weight.numpy())
-    model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
-    add_tokenizer(writer, gguf.TokenType, run.tokenizer, model)
+        weight, n_head = p.detach(), n_heads.get(name.split(".")[-2])
+        if n_head:  # llama.cpp rotates the pairs (x_2i, x_(2i + 1)), v4 (x_i, x_(i + D/2)):
+            weight = weight.unflatten(0, (n_head, 2, -1)).transpose(1, 2)  # 0 1 2 3 become 0 2 1 3
+        weight = weight.reshape(p.shape).numpy()
+        writer.add_tensor(names.get_name(llama_name(name), [".weight"]), weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def add_tokenizer(writer, kinds, tokenizer, model):
-    """The tokenizer, of which tokenizer.json says `model`; its ids may have gaps."""
-    tokens, ids = {i: word for word, i in model["vocab"].items()}, range(tokenizer.vocab_size)
-    special = tokenizer.special_tokens.values()
-    types = {i: kinds.CONTROL if i in special else kinds.NORMAL for i in tokens}
-    writer.add_vocab_size(tokenizer.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(SPLITS[tokenizer.pattern])
-    writer.add_token_list([tokens.get(i, f"[unused {i}]") for i in ids])
-    writer.add_token_types([types.get(i, kinds.UNUSED) for i in ids])
-    writer.add_token_merges(model["merges"])
-    writer.add_add_bos_token(False)
-    # Where none is named, llama.cpp ends a text at token 11. Byte 255 is in no UTF-8 text.
-    writer.add_eos_token_id(tokenizer.special_tokens.get(END, model["vocab"][chr(255)]))
-
-
-# -------------------------------------------------------------------------------------- IMPORT
 def import_llama(folder, out):
     """Write a run of v4 with a Llama folder's weights and tokenizer; returns what to tell."""
     import safetensors.torch
@@ -190,12 +182,11 @@ def import_llama(folder, out):
         cfg.check()
         tokenizer, ids = read_tokenizer(folder / "tokenizer.json")
         model, state = v4.LanguageModel(cfg, tokenizer.vocab_size), {}
-        ours = {llama_name(name): name for name, _ in model.named_parameters()}
+        ours = {llama_name(name): name for name in model.state_dict()}
         for file in sorted(folder.glob("model*.safetensors")):  # one, or several parts
             state |= {ours.get(n, n): p for n, p in safetensors.torch.load_file(file).items()}
         state["token_embedding.weight"] = state["token_embedding.weight"][ids]
         state["head.weight"] = state["token_embedding.weight"]
-        state.pop("lm_head.weight", None)
         model.load_state_dict(state)
     except v4.UserError:
         raise
@@ -209,15 +200,12 @@ def import_llama(folder, out):
 def read_config(folder, out):
     """v4's Config for a folder's config.json, or an error that says what v4 lacks."""
     absent = {"model_type": None, "tie_word_embeddings": False, "rms_norm_eps": 1e-6}
-    absent |= {"rope_theta": 10_000.0, "num_key_value_heads": None}
     theirs = LLAMA | absent | json.loads((folder / "config.json").read_text("utf-8"))
     theirs |= theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
     for name, value in (LLAMA | {"rope_type": "default", "type": "default"}).items():
         if theirs.get(name, value) != value:
             raise v4.UserError(f"{folder}: {name} is {theirs[name]}; v4 has {value}")
-    sizes = {ours: theirs[name] for ours, name, _ in SIZES}
-    sizes["n_kv_head"] = sizes["n_kv_head"] or sizes["n_head"]
-    return v4.Config(out=str(out), **sizes)
+    return v4.Config(out=str(out), **{ours: theirs[name] for ours, name, _ in SIZES})
 
 
 def split_pattern(step):
@@ -254,16 +242,16 @@ def main():
     """Run the command line; a foreseen problem ends in one line and status 1."""
     parser = argparse.ArgumentParser(prog="export.py", description=__doc__.splitlines()[0])
     parser.error = lambda message: sys.exit(f"export: {message}")
-    parser.add_argument("run", type=Path, help="run folder, to read or (--import-from) to write")
-    parser.add_argument("folder", type=Path, nargs="?", help="folder to write")
+    parser.add_argument("source", type=Path, help="run to read; with --import-from, Llama folder")
+    parser.add_argument("target", type=Path, help="folder to write; with --import-from, run")
     parser.add_argument("--gguf", action="store_true", help="write model.gguf too, for llama.cpp")
-    parser.add_argument("--import-from", type=Path, metavar="FOLDER", help="Llama folder to read")
+    parser.add_argument("--import-from", action="store_true", help="the other way round")
     args = parser.parse_args()
     try:
-        if (args.folder is None) == (args.import_from is None):
-            parser.error("give RUN FOLDER, or --import-from FOLDER RUN")
-        folder, run = args.folder, args.run
-        print(export(run, folder, args.gguf) if folder else import_llama(args.import_from, run))
+        if args.import_from:
+            print(import_llama(args.source, args.target))
+        else:
+            print(export(args.source, args.target, args.gguf))
     except ModuleNotFoundError as error:
         parser.error(f"{error.name} is not installed: pip install {error.name}")
     except (v4.UserError, TokenizerError, OSError, KeyboardInterrupt) as error:
