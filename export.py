@@ -126,7 +126,7 @@ def model_card(settings, run, title, told):
     rows |= {name: settings[name] for name in shown if name in settings}
     if (run.folder / "metrics.csv").exists():  # an imported run has none
         lines = (run.folder / "metrics.csv").read_text("utf-8").splitlines()
-        best = next(row for row in csv.DictReader(lines) if int(row["step"]) == run.step)
+        best = next((row for row in csv.DictReader(lines) if int(row["step"]) == run.step), {})
         rows |= {name: f"{float(value):.3f}".removesuffix(".000") for name, value in best.items()}
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"# {title}\n\nA language model; {told}.\n\n{table}\n"
@@ -137,7 +137,6 @@ def write_gguf(settings, run, folder):
     import gguf
 
     writer, kinds = gguf.GGUFWriter(folder / "model.gguf", "llama"), gguf.TokenType
-    tokenizer = run.tokenizer
     writer.add_name(folder.name)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     for ours, _, name in SIZES:
@@ -146,12 +145,12 @@ def write_gguf(settings, run, folder):
     writer.add_layer_norm_rms_eps(LLAMA["rms_norm_eps"])
 
     model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
-    special, words = tokenizer.special_tokens, {i: word for word, i in model["vocab"].items()}
+    words, special = {i: word for word, i in model["vocab"].items()}, run.tokenizer.special_tokens
     types = {i: kinds.CONTROL if word in special else kinds.NORMAL for i, word in words.items()}
-    ids = range(tokenizer.vocab_size)  # which may have gaps
+    ids = range(run.tokenizer.vocab_size)  # which may have gaps
     writer.add_vocab_size(len(ids))
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(SPLITS[tokenizer.pattern])
+    writer.add_tokenizer_pre(SPLITS[run.tokenizer.pattern])
     writer.add_token_list([words.get(i, f"[unused {i}]") for i in ids])
     writer.add_token_types([types.get(i, kinds.UNUSED) for i in ids])
     writer.add_token_merges(model["merges"])

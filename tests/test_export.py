@@ -126,7 +126,6 @@ def test_import_of_a_folder_that_others_wrote(first):
         p.add_(torch.randn(p.shape) * 0.2)
     llama.save_pretrained("llama", max_shard_size="20KB")  # in several files
     theirs.save("llama/tokenizer.json")
-
     done("export", "--import-from", "llama", "run")
     run = v4.load_run("run", device="cpu")
     old = torch.tensor(export.read_tokenizer(Path("llama/tokenizer.json"))[1])  # of each new id
