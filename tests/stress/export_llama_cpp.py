@@ -36,17 +36,11 @@ TEXTS = [
 PROMPTS = ["Once", "The café", "\n\n", "She said that 12"]
 
 
-def command(module, *words):
-    """Run a command line of v4 or export.py, quietly."""
-    sys.argv[1:] = map(str, words)
-    with contextlib.redirect_stdout(io.StringIO()):
-        module.main()
-
-
-def make(name, *flags):
+def make(name, **settings):
     """Train a v4 and export it; returns the run and llama.cpp's model."""
-    command(v4, "train", "--out", name, "--device", "cpu", "--evals", 1, *flags)
-    command(export, name, f"{name}_hf", "--gguf")
+    with contextlib.redirect_stdout(io.StringIO()):
+        v4.train(v4.Config(out=name, device="cpu", evals=1, **settings))
+    export.export(Path(name), Path(f"{name}_hf"), with_gguf=True)
     cache = dict(type_k=0, type_v=0)  # float32, not float16
     theirs = Llama(f"{name}_hf/model.gguf", n_ctx=256, logits_all=True, verbose=False, **cache)
     return v4.load_run(name, device="cpu"), theirs
@@ -58,7 +52,7 @@ def tokens_of(theirs, text):
 
 def compare_models():
     """Token ids, logits and greedy text of a model that has learned something."""
-    run, theirs = make("run", "--data", ROOT / "input.txt", "--max-steps", 150)
+    run, theirs = make("run", data=str(ROOT / "input.txt"), max_steps=150)
     for text in TEXTS:
         assert tokens_of(theirs, text) == run.tokenizer.encode(text), text
     ids = run.tokenizer.encode((ROOT / "input.txt").read_text("utf-8")[-2000:])[:200]
@@ -87,8 +81,8 @@ def compare_splits(pattern):
     tokenizer = BPETokenizer.train("".join(lines.values()), 8000, pattern=pattern, progress=False)
     tokenizer.save(f"{pattern}.json")
     Path("text.txt").write_text("".join(lines.values())[:50_000], "utf-8")
-    flags = ["--data", "text.txt", "--max-steps", 1, "--n-layer", 1, "--n-embd", 8]
-    _, theirs = make(f"{pattern}_run", "--tokenizer", f"{pattern}.json", *flags)
+    small = dict(data="text.txt", max_steps=1, n_layer=1, n_embd=32)
+    _, theirs = make(f"{pattern}_run", tokenizer=f"{pattern}.json", **small)
     bad = [c for c, line in lines.items() if tokens_of(theirs, line) != tokenizer.encode(line)]
     kinds = Counter(unicodedata.category(c) for c in bad)
     print(f"{pattern}: {len(bad):,} of {len(chars):,} characters differ: {dict(kinds)}")
