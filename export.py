@@ -8,12 +8,11 @@ v4 is Llama's architecture under other names. Logits and the most probable text 
 prompt and text are within block_size; beyond it v4 drops the older half of its window. No common
 architecture matches the other versions: they give safetensors, config.json and tokenizer.json.
 
-GGUF names split patterns. It has a name for "gpt4" and "gpt2" of bpe_tokenizer.py. The default is
-written as "dbrx", which is GPT-4's: llama.cpp then cuts words at combining marks and at U+200C and
-U+200D (Hindi, Thai, pointed Arabic, accents written apart), and their tokens may be others.
+llama.cpp splits text by a pattern that GGUF names. "gpt4" and "gpt2" of bpe_tokenizer.py have a
+name. The default gets GPT-4's, "dbrx", which differs at combining marks and at U+200C and U+200D:
+there it cuts words (Hindi, Thai, pointed Arabic, accents written apart) that ours keeps whole.
 
---import-from takes model_type "llama" with a tied embedding, no scaling of RoPE and byte-level
-BPE. Ids are numbered anew if need be: bytes, then merges, then special tokens.
+--import-from takes a Llama folder with a tied embedding, unscaled RoPE and byte-level BPE.
 """
 
 import argparse
@@ -222,7 +221,7 @@ def split_pattern(step):
 
 
 def read_tokenizer(path):
-    """A BPETokenizer from a tokenizer.json, and the id that each of its tokens has there."""
+    """A BPETokenizer from a tokenizer.json, its ids in our order, and the id of each there."""
     data, new = json.loads(path.read_text("utf-8")), {letter: i for i, letter in enumerate(LETTERS)}
     model, pattern, merges = data["model"], split_pattern(data["pre_tokenizer"]), []
     odd = "dropout continuing_subword_prefix end_of_word_suffix byte_fallback ignore_merges".split()
