@@ -637,7 +637,7 @@ def load_run(out="", **changes):
 # What --resume may change. All other settings, and the text, make the run what it is.
 MAY_CHANGE = {"command", "data", "max_steps", "max_seconds", "evals", "eval_tokens", "device"}
 MAY_CHANGE |= {"dtype", "out", "overwrite", "resume", "prompt", "max_new_tokens", "temperature"}
-MAY_CHANGE |= {"top_k", "top_p", "stop", "context", "compile"}
+MAY_CHANGE |= {"top_k", "top_p", "stop", "context", "compile", "micro_batch_size", "init_from"}
 
 
 def identity(cfg, corpus):
