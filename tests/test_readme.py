@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from small_runs import call
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import report  # noqa: E402
+import report
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LADDER = json.loads((ROOT / "benchmarks/results/ladder.json").read_text(encoding="utf-8"))
@@ -56,37 +57,32 @@ def test_every_link_leads_to_a_file():
             assert ((ROOT / page).parent / link).exists(), link
 
 
-def run(module, arguments, budget):
+def run(version, arguments, budget):
     """One command in this process, with a small model and budget; fails if it does not end well."""
     flags = [*arguments, *budget]
     if "--resume" not in arguments:  # a resumed run keeps the size that it has
-        small = {name: n for name, n in SMALL.items() if hasattr(module.Config(), name)}
+        small = {name: n for name, n in SMALL.items() if hasattr(version.Config(), name)}
         flags += [f"--{name.replace('_', '-')}={n}" for name, n in small.items()]
-    sys.argv[1:] = flags
-    with contextlib.redirect_stdout(io.StringIO()):
-        module.main()
+    done = call(version, *flags)
+    assert (done.status, done.err) == (0, ""), (arguments, done)
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working folder with short texts, and a command line that may be changed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["python"])
+def texts(folder):
+    """The working folder has the texts that README names, but short."""
     text = (ROOT / "input.txt").read_bytes().decode()
     for name in ("input.txt", "my.txt"):
-        (tmp_path / name).write_bytes(text[:30_000].encode())
-    return tmp_path
+        Path(name).write_bytes(text[:30_000].encode())
 
 
-def test_commands_run(folder):
+def test_commands_run(texts):
     trained, shown = set(), [shlex.split(line, comments=True) for line in commands("python")]
     shown = [words[1:] for words in shown if words[1][0] == "v"]
     assert len(shown) >= 8
     for script, *arguments in shown:
         module = importlib.import_module(script.removesuffix(".py"))
         if "--help" in arguments:
-            with pytest.raises(SystemExit, match="0"):
-                run(module, arguments, [])
+            assert call(module, *arguments).status == 0
             continue
         trains = not {"sample", "eval"} & set(arguments)
         if script not in trained and not trains:
@@ -105,7 +101,7 @@ def test_other_commands_have_the_flags_shown():
         assert all(flag in helped for flag in arguments if flag.startswith("--"))
 
 
-def test_python_block_runs(folder):
+def test_python_block_runs(texts):
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     short = "max_steps=1, n_layer=1, n_embd=32, vocab_size=300, evals=1"
     with contextlib.redirect_stdout(io.StringIO()):
