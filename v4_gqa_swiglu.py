@@ -226,7 +226,7 @@ def attend(q, k, v, bias):
     if q.is_cuda:
         mask = None if T == S else bias.to(q.dtype)  # is_causal would put query 0 at position 0
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=T == S, enable_gqa=True)
-    scores = (q / math.sqrt(D)).view(B, K, -1, D) @ k.transpose(-2, -1)  # (B, K, G * T, S)
+    scores = (q / math.sqrt(D)).reshape(B, K, -1, D) @ k.transpose(-2, -1)  # (B, K, G * T, S)
     weights = (scores.view(B, H, T, S) + bias).softmax(-1)  # (B, H, T, S)
     return (weights.view(B, K, -1, S) @ v).view(B, H, T, D)
 

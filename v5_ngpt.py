@@ -235,7 +235,7 @@ def attend(q, k, v, bias):
         return F.scaled_dot_product_attention(
             q, k, v, mask, is_causal=T == S, scale=math.sqrt(D), enable_gqa=True
         )
-    scores = (q * math.sqrt(D)).view(B, K, -1, D) @ k.transpose(-2, -1)  # (B, K, G * T, S)
+    scores = (q * math.sqrt(D)).reshape(B, K, -1, D) @ k.transpose(-2, -1)  # (B, K, G * T, S)
     weights = (scores.view(B, H, T, S) + bias).softmax(-1)  # (B, H, T, S)
     return (weights.view(B, K, -1, S) @ v).view(B, H, T, D)
 
