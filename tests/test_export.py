@@ -3,15 +3,17 @@
 import json
 import shutil
 import sys
+from contextlib import chdir
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_equal_logits, load_version
+from conftest import ROOT, load_version
 from safetensors.torch import load_model
+from small_models import assert_equal_logits
+from small_runs import call
 from test_bad_input import refused
-from test_runs import ROOT, call, folder
 from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -20,16 +22,17 @@ import export
 import v4_gqa_swiglu as v4
 from bpe_tokenizer import BPETokenizer
 
-__all__ = ["folder"]  # the fixture that gives every test an empty working directory
+export.NAME = "export"  # for `call`, as the versions have it
+pytestmark = pytest.mark.usefixtures("folder")
 SMALL = "--n-layer 2 --n-head 4 --n-embd 32 --block-size 64 --max-steps 2 --evals 1 --device cpu"
 TEXT = "IT'S  naïve,\n\n 12345 café ﬁ 😀👍🏽 — नमस्ते, a\u0301b x\u200dy \t don't.\r\n 日本語  7"
 STORIES = (ROOT / "input.txt").read_text("utf-8")[:20_000]
 IDX = torch.arange(300).view(5, 60)  # tokens
 
 
-def done(name, *words):
+def done(module, *words):
     """What a command line prints, which must end well."""
-    result = call(name, *words)
+    result = call(module, *words)
     assert result.status == 0, result.err
     return result.out
 
@@ -41,7 +44,8 @@ def runs(tmp_path_factory):
     (path / "text.txt").write_text(STORIES, "utf-8")
     for number, more in {3: "", 4: "--n-kv-head 2 --rope-base 300", 5: ""}.items():
         flags = ["--data", path / "text.txt", "--out", path / f"v{number}", *more.split()]
-        done(load_version(number).NAME, "train", *SMALL.split(), *flags)
+        with chdir(path):  # where the cache goes
+            done(load_version(number), "train", *SMALL.split(), *flags)
     run = v4.load_run(path / "v4", device="cpu")
     torch.manual_seed(0)
     for p in run.model.parameters():
@@ -52,7 +56,7 @@ def runs(tmp_path_factory):
 
 @torch.no_grad()
 def test_transformers_loads_the_same_model(runs):
-    done("export", runs / "v4", "hf")
+    done(export, runs / "v4", "hf")
     run, theirs = v4.load_run(runs / "v4", device="cpu"), AutoModelForCausalLM.from_pretrained("hf")
     tokenizer = AutoTokenizer.from_pretrained("hf")
     assert_equal_logits(run.model, theirs, (1, 64))
@@ -74,7 +78,7 @@ def test_gguf_holds_the_model(runs, special, end):
     gguf = pytest.importorskip("gguf", reason="gguf is not installed: see requirements-dev.txt")
     shutil.copytree(runs / "v4", "run")
     BPETokenizer.train(STORIES, 512, special_tokens=special).save("run/tokenizer.json")
-    done("export", "run", "hf", "--gguf")
+    done(export, "run", "hf", "--gguf")
     run, reader = v4.load_run("run", device="cpu"), gguf.GGUFReader("hf/model.gguf")
     ours = json.loads(Path("hf/tokenizer.json").read_text("utf-8"))["model"]
     words = sorted(ours["vocab"], key=ours["vocab"].get)
@@ -101,12 +105,12 @@ def test_gguf_holds_the_model(runs, special, end):
 
 @torch.no_grad()
 def test_import_of_an_export_is_the_same_run(runs):
-    done("export", runs / "v4", "hf")
-    assert "sample --out back" in done("export", "--import-from", "hf", "back")
+    done(export, runs / "v4", "hf")
+    assert "sample --out back" in done(export, "--import-from", "hf", "back")
     before, after = (v4.load_run(path, device="cpu") for path in (runs / "v4", "back"))
     assert after.tokenizer.to_json() == before.tokenizer.to_json()
     assert torch.equal(before.model(IDX)[0], after.model(IDX)[0])
-    done(v4.NAME, "sample", "--out", "back", "--max-new-tokens", "5")
+    done(v4, "sample", "--out", "back", "--max-new-tokens", "5")
 
 
 @torch.no_grad()
@@ -126,7 +130,7 @@ def test_import_of_a_folder_that_others_wrote(first):
         p.add_(torch.randn(p.shape) * 0.2)
     llama.save_pretrained("llama", max_shard_size="20KB")  # in several files
     theirs.save("llama/tokenizer.json")
-    done("export", "--import-from", "llama", "run")
+    done(export, "--import-from", "llama", "run")
     run = v4.load_run("run", device="cpu")
     old = torch.tensor(export.read_tokenizer(Path("llama/tokenizer.json"))[1])  # of each new id
     assert sorted(old.tolist()) == list(range(400)) != old.tolist()
@@ -148,17 +152,17 @@ REFUSED = [
 
 @pytest.mark.parametrize("file, change, word", REFUSED, ids=str)
 def test_other_folders_are_refused(runs, file, change, word):
-    done("export", runs / "v4", "hf")
+    done(export, runs / "v4", "hf")
     path = Path(f"hf/{file}.json")
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
-    assert word in refused("export", "--import-from", "hf", "back")
+    assert word in refused(export, "--import-from", "hf", "back")
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("number", [3, 5])
 def test_other_versions_give_their_weights(runs, number):
     version = load_version(number)
-    assert "no common architecture matches it" in done("export", runs / f"v{number}", "hf")
+    assert "no common architecture matches it" in done(export, runs / f"v{number}", "hf")
     run = version.load_run(runs / f"v{number}", device="cpu")
     settings = json.loads(Path("hf/config.json").read_text("utf-8"))
     assert settings == {"version": version.NAME, **asdict(run.cfg)}
@@ -166,15 +170,15 @@ def test_other_versions_give_their_weights(runs, number):
     load_model(model, "hf/model.safetensors")
     assert torch.equal(model(IDX)[0], run.model(IDX)[0])
     assert Tokenizer.from_file("hf/tokenizer.json").encode(TEXT).ids == run.tokenizer.encode(TEXT)
-    assert "architecture" in refused("export", runs / f"v{number}", "other", "--gguf")
+    assert "architecture" in refused(export, runs / f"v{number}", "other", "--gguf")
 
 
 def test_mistakes_end_in_one_line(runs, monkeypatch):
-    done("export", runs / "v4", "hf")
-    assert "hf: exists" in refused("export", runs / "v4", "hf")
-    assert "holds no run" in refused("export", "hf", "other")
+    done(export, runs / "v4", "hf")
+    assert "hf: exists" in refused(export, runs / "v4", "hf")
+    assert "holds no run" in refused(export, "hf", "other")
     Path("hf/model.safetensors").write_bytes(b"damaged")
-    assert "not a whole Llama folder" in refused("export", "--import-from", "hf", "back")
+    assert "not a whole Llama folder" in refused(export, "--import-from", "hf", "back")
     for package in ("gguf", "safetensors"):
         monkeypatch.setitem(sys.modules, package, None)
-        assert f"pip install {package}" in refused("export", runs / "v4", "other", "--gguf")
+        assert f"pip install {package}" in refused(export, runs / "v4", "other", "--gguf")
