@@ -295,7 +295,9 @@ class MLP(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        d_ff = cfg.d_ff or 32 * math.ceil(cfg.n_embd / 12)  # three maps as large as two of 4 * C
+        d_ff = cfg.d_ff or 32 * math.ceil(
+            cfg.n_embd / 12
+        )  # three maps with the weights of v3's two
         self.gate_proj = nn.Linear(cfg.n_embd, d_ff, bias=False)
         self.up_proj = nn.Linear(cfg.n_embd, d_ff, bias=False)
         self.down_proj = nn.Linear(d_ff, cfg.n_embd, bias=False)
@@ -398,12 +400,12 @@ def orthogonalize(G, steps):
 
 
 class Muon(torch.optim.Optimizer):
-    """M = mu M + (1 - mu) G;  U diag(s) V^T = mu M + (1 - mu) G (Nesterov: as if a step ahead);
-    W = (1 - lr wd) W - lr sqrt(max(1, m / n)) U V^T.
+    """M = mu M + (1 - mu) G; with the new M (Nesterov) U diag(s) V^T = mu M + (1 - mu) G;
+    W = (1 - lr wd) W - lr sqrt(max(1, m / n)) U V^T, for m outputs and n inputs.
 
-    A gradient is dominated by a few directions; with all singular values alike, the others are
-    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1, but
-    about sqrt(n / m) in a tall matrix: sqrt(max(1, m / n)) lets every output move alike.
+    A gradient is dominated by a few directions; with all singular values alike, the weak ones are
+    learned as fast (Jordan et al. 2024; arXiv:2502.16982). The rows of U V^T have length 1 if
+    m <= n, else about sqrt(n / m): the factor lets every output move alike.
     torch.optim.Muon has mu 0.95 and 5 steps: a short run wants a shorter memory, and 3 do as well.
     """
 
@@ -524,8 +526,8 @@ def pick_next(logits, temperature, top_k, top_p, generator):
 def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, seed=0, cached=True):
     """Continue idx (B, T) by n tokens, yielding the ids (B,) of each as soon as it is drawn.
 
-    A full window drops its older half. The cache of the newer half is then computed again, since
-    its deeper keys hold what was read from the older: this happens once in block_size / 2 tokens.
+    A full window drops its older half. The cache of the newer half is then computed again, once in
+    block_size / 2 tokens, since in later blocks its keys were computed from what is dropped.
     cached=False computes everything at each step, with the same result.
     """
     model.eval()
@@ -790,21 +792,23 @@ def keep_memory():
 
 
 def agree(spent, signals):
-    """Rank 0's share of the budget, since clocks differ; a signal to one process stops all."""
+    """Whether to stop, and the share of the budget: by rank 0's clock, since the others send 0, and
+    by a signal to any process. All must do the same steps.
+    """
     seen = torch.tensor([0.0 if RANK else spent, len(signals)], dtype=torch.float64)
     if N_RANKS > 1:
         torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
     signals += [signal.SIGTERM] * (int(seen[1]) - len(signals))
-    return seen[0].item()
+    return seen[0].item(), bool(seen[1])
 
 
 def backward(model, idx, targets, cfg):
-    """Gradients of this process's part of a batch; the last backward averages those of all."""
+    """Gradients of a batch, of which each process takes its part; returns that part's mean loss."""
     device, losses, size = idx.device, [], cfg.micro_batch_size or len(idx) // N_RANKS
     parts = list(zip(idx.split(size), targets.split(size), strict=True))[RANK::N_RANKS]
     model.zero_grad()
     for idx, targets in parts:
-        model.require_backward_grad_sync = len(losses) == len(parts) - 1
+        model.require_backward_grad_sync = len(losses) == len(parts) - 1  # DDP: then average
         with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
             losses.append(model(idx, targets)[1] / len(parts))
         losses[-1].backward()
@@ -830,10 +834,10 @@ def train(cfg):
     parallel = nn.parallel.DistributedDataParallel(model) if N_RANKS > 1 else model
 
     step, seconds, losses, rows = loop
-    spent = budget_spent(cfg, step, seconds)  # share of the budget, 0 to 1
+    spent, stop = budget_spent(cfg, step, seconds), False  # spent: 0 to 1
     bar = tqdm(total=1, initial=spent, bar_format=BAR, leave=False, disable=RANK > 0 or None)
     with catch_signals(folder) as signals, bar:
-        while spent < 1 and not signals:
+        while spent < 1 and not stop:
             start = time.perf_counter()
             set_schedules(cfg, model, optimizers, spent, step)
             idx, targets = get_batch(corpus.train, cfg, step, device)
@@ -844,14 +848,14 @@ def train(cfg):
             losses.append(loss.item())
             seconds += time.perf_counter() - start
             step += 1
-            before, spent = spent, agree(budget_spent(cfg, step, seconds), signals)
+            before, (spent, stop) = spent, agree(budget_spent(cfg, step, seconds), signals)
             bar.update(spent - before)
             bar.set_postfix_str(f"step {step}, loss {losses[-1]:.3f}", refresh=False)
             if RANK == 0 and int(spent * cfg.evals) > int(before * cfg.evals):
                 record(folder, model, corpus, cfg, rows, step, seconds, losses)
                 losses.clear()
                 save_progress(folder, cfg, corpus, model, optimizers, step, seconds, losses, rows)
-        if signals and RANK == 0:
+        if stop and RANK == 0:
             save_progress(folder, cfg, corpus, model, optimizers, step, seconds, losses, rows)
     if rows and rows[-1]["val_loss"] > 1.01 * min(row["val_loss"] for row in rows):
         print("The validation loss rose again: the model memorizes. Use more text or fewer steps.")
@@ -895,7 +899,7 @@ def main():
         sys.exit(f"{NAME}: {str(error) or 'interrupted'}")
     except (MemoryError, RuntimeError) as error:
         if N_RANKS > 1:  # most often because another process has ended; torchrun names the first
-            sys.exit(f"{NAME}: process {RANK}: {str(error).splitlines()[0]:.200}")
+            sys.exit(f"{NAME}: process {RANK}: {error!r:.200}")
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         sys.exit(f"{NAME}: out of memory; try a smaller --batch-size, --block-size or model")

@@ -50,7 +50,7 @@ v5_ngpt test_v5  (Q_L.T @ G @ Q_R).square() ==> G.square()
 v5_ngpt test_shapes  # (B, T, d_ff) ==> # (B, T, C)
 v5_ngpt test_runs::test_a_resumed  optimizer.load_state_dict(saved) ==> pass
 v5_ngpt test_runs::test_a_refused  text.update(corpus.val) ==> text = hashlib.sha256()
-v5_ngpt test_runs::test_a_signal  if signals and RANK == 0 ==> if not signals and RANK == 0
+v5_ngpt test_runs::test_a_signal  if stop and RANK == 0 ==> if not stop and RANK == 0
 v5_ngpt test_runs::test_non_finite  if not all(p.isfinite() ==> if not any(p.isfinite()
 v5_ngpt test_runs::test_two_processes  .{os.getpid()}.tmp ==> .tmp
 v5_ngpt test_bad_input::test_damaged  weights_only=True ==> weights_only=False
