@@ -114,7 +114,7 @@ PATTERNS = {
 }
 BLOCK = 1 << 13  # characters that are split at a time
 BEYOND_RE = re.compile("[\x1c-\x1f\U00010000-\U0010ffff]")  # where `re` would split differently
-HELD_BACK = 4  # chunks at the end of a block that the text after it may change
+HELD_BACK = 4  # chunks at a block's end that later text may change, with some to spare
 
 
 class TokenizerError(ValueError):
@@ -177,9 +177,9 @@ class Trainer:
     """The merges of `train`, from {ids of a word's bytes: how often it occurs}.
 
     A merge changes only the counts of neighboring pairs. So we keep all counts, and where[pair]:
-    the words that had the pair at first. A heap yields the most frequent pair. A new pair contains
-    the newest token, so all its occurrences are known at once and later it can only lose some: its
-    count in the heap may be too high, never too low. It is corrected when it comes to the top.
+    the words that had the pair when it was new. A heap yields the most frequent pair. A new pair
+    contains the newest token, so all its occurrences are known at once, and later it can only lose
+    some: its count in the heap may be too high, never too low. It is corrected at the top.
     """
 
     def __init__(self, words):
@@ -245,7 +245,7 @@ def apply_merges(ids, ranks):
     A heap yields the pair that was learned first, from left to right. The tokens form a doubly
     linked list, so a merge moves nothing. The pairs that it makes were learned later than itself.
     """
-    ids = [*ids, -1]  # the end; as ids[-1] it also stands before the first token
+    ids = [*ids, -1]  # a sentinel: after the last token and, as ids[-1], before the first
     n = len(ids)
     after, before = list(range(1, n + 1)), list(range(-1, n - 1))
     heap = [ranks[pair] * n + i for i, pair in enumerate(pairwise(ids)) if pair in ranks]
@@ -310,7 +310,7 @@ class BPETokenizer:
             if not 0 <= a < new or not 0 <= b < new:
                 raise TokenizerError(f"merge {new} must be two ids below its own, not {a}, {b}")
             size += len(tokens[a]) + len(tokens[b])
-            if size > 1 << 28:  # 60 merges are enough to ask for a token of 2 ** 60 bytes
+            if size > 1 << 28:  # each merge may double a token: a small file asks for 2 ** 60 bytes
                 raise TokenizerError("the tokens are too long: over 2 ** 28 bytes together")
             tokens.append(tokens[a] + tokens[b])
         return tokens
@@ -434,7 +434,7 @@ class BPETokenizer:
     @classmethod
     def from_tiktoken(cls, encoding):
         """A tokenizer that gives the ids of a tiktoken.Encoding, which holds tokens but no merges.
-        The merges before a token turn its bytes into two parts: these are its merge."""
+        The merges before a token turn its bytes into two tokens: that pair is its merge."""
         tokens = sorted(encoding._mergeable_ranks, key=encoding._mergeable_ranks.get)
         order, ranks = b"".join(tokens[:256]), {}
         for i, token in enumerate(tokens[256:], 256):
@@ -507,7 +507,7 @@ class ScaffoldTrainer(Trainer):
 
 
 class ScaffoldTokenizer(BPETokenizer):
-    """Splits scaffolds into their parts again (Algorithm 2). The other ids have no gaps."""
+    """Splits scaffolds into their parts again (Algorithm 2). The others are numbered anew."""
 
     trainer = ScaffoldTrainer
     FIELDS = (*BPETokenizer.FIELDS, "scaffolds")

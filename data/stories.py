@@ -21,8 +21,8 @@ All other letters are certain and cost nothing. So this sentence holds 2.711 bit
 35 bytes. No model can expect to pay less for such sentences, even if it knows the grammar.
 
 A Reader takes a finished text and runs the same program; at each choice it finds which of the alternatives
-stands in the text. To make that possible, no alternative may be the beginning of another one ("egg" and "egg
-whisk" are compared together with the text that follows). So every text has exactly one parse, and its
+stands in the text. To make that possible, no alternative may be the beginning of another one. (Of "egg" and
+"egg whisk" both are taken with the text after them: "egg." and "egg whisk." differ.) So every text has exactly one parse, and its
 probability is the product of the probabilities of its choices. The state of the story (who the hero is, how
 many coins are left, which words were used and may not come again) decides what the alternatives are; the
 Reader finds the state again from the text alone.
@@ -32,8 +32,8 @@ the training split, the rest is the validation split. A choice belongs to the sp
 The number of stories is given, so the end of the file holds no information.
 
 What a short window costs. A name that returns is certain only for a reader that still sees it. The figure
-`window_cost_bits_per_byte` estimates what a model pays in addition if it sees only the last W bytes: where
-the last mention of an item ended W or more bytes ago, it pays the bits of the item once more.
+`window_cost_bits_per_byte` estimates what a model pays in addition if it sees only the last W bytes: if the
+last mention of an item ended W or more bytes ago, it pays for the item as if it were new.
 - If the item decides a choice (for example, who speaks), the bits of that choice are subtracted.
 - A pronoun mentions the gender of its person, and costs the bits of the gender.
 - A computed number costs what its sources cost: for three times four, the bits of "three" and of "four".
