@@ -6,7 +6,7 @@ New:
     by the bytes in a token it is in bits/byte, which compares models with different tokenizers.
     At 3.4 samples are gibberish, at 1.0 words, at 0.35 stories. data/stories.py drew input.txt
     from a grammar that puts its entropy at 0.19, which no model can expect to beat.
-Measured: 3.458 bits/byte on input.txt, 4,900 parameters, 3 s (one seed, two CPU cores)
+Measured: 3.458 bits/byte on input.txt, 4,900 parameters, 1 s (one seed, two CPU cores)
 Run: python v0_bigram.py [train|sample|eval] [--help]
 """
 

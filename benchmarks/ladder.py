@@ -93,8 +93,8 @@ def plot(results, entropy, path):
 
 def write(path, question, results):
     """NAME.json and NAME.png, after every seed, so that an interrupted comparison keeps its runs."""
-    run = next(iter(results.values()))[0]
-    entropy = run["bits_per_byte"] - run["gap"] if run["gap"] is not None else None
+    known = [run for runs in results.values() for run in runs if run["gap"] is not None]
+    entropy = known[0]["bits_per_byte"] - known[0]["gap"] if known else None
     names = ("parameters", "bits_per_byte", "gap", "seconds", "wall", "tokens")
     figures = {
         name: {key: statistics.median(run[key] for run in runs) for key in names if runs[0][key]}
