@@ -86,6 +86,9 @@ def plot(results, entropy, path):
     if entropy:
         axes.axhline(entropy, color="gray", linewidth=1, label="entropy of the text")
     axes.set_xscale("log")
+    axes.set_yscale("log")
+    ticks = [0.2, 0.3, 0.5, 1, 2, 3]
+    axes.set_yticks(ticks, map(str, ticks), minor=False)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

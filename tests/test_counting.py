@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import load_version, make_config, versions
+from conftest import load_version, versions
 from num2words import num2words
+from small_models import make_config
 
 ROOT = Path(__file__).resolve().parent.parent
 SHA256 = "7b5403b6e0826705b5fcc5ccd8dea27605ac4f6fd1cd344bbdb47fcd789feefd"
