@@ -152,7 +152,8 @@ def write_gguf(settings, run, folder):
     writer.add_tokenizer_pre(SPLITS[run.tokenizer.pattern])
     writer.add_token_list([words.get(i, f"[unused {i}]") for i in ids])
     writer.add_token_types([types.get(i, kinds.UNUSED) for i in ids])
-    writer.add_token_merges(model["merges"])
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    writer.add_token_merges(merges)
     writer.add_add_bos_token(False)
     # Where none is named, llama.cpp ends a text at token 11. Byte 255 is in no UTF-8 text.
     writer.add_eos_token_id(special.get(END, model["vocab"][chr(255)]))

@@ -135,13 +135,14 @@ def test_scoring_a_run(version, tmp_path, monkeypatch, capsys):
         n = len(run.tokenizer.encode(" " + " ".join(exercise["numbers"])))
         alone = replace(run.cfg, prompt=exercise["prompt"], max_new_tokens=n, temperature=0.0)
         assert exercise["prompt"] + text == version.print_sample(run._replace(cfg=alone))
-    flags = "run --test test.json --numbers 3 --out figures.md".split()
+    flags = "run --test test.json --numbers 3 --out figures.json".split()
     monkeypatch.setattr(sys, "argv", ["counting.py", *flags])
     capsys.readouterr()
     benchmark.main()
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "exact texts: 0 of 2" and "from 30001, number 1" in shown[-1]
-    assert all(f"- {line}\n" in Path("figures.md").read_text() for line in shown)
+    shown = capsys.readouterr().out
+    assert "| 0 of 2 | mean 0.00, least 0, of 3 |" in shown and "from 30001, number 1" in shown
+    table = json.loads(Path("figures.json").read_text(encoding="utf-8"))["tables"][0]
+    assert table[1][:2] == ["0 of 2", "mean 0.00, least 0, of 3"]
 
 
 def test_bad_requests_end_in_a_message(tmp_path, monkeypatch, capsys):

@@ -86,7 +86,12 @@ def test_gguf_holds_the_model(runs, special, end):
     sizes |= {"feed_forward_length": 96, "attention.head_count": 4, "attention.head_count_kv": 2}
     sizes |= {"rope.freq_base": 300.0, "rope.dimension_count": 8}
     sizes["attention.layer_norm_rms_epsilon"] = pytest.approx(1e-5)
-    tokenizer = {"model": "gpt2", "pre": "dbrx", "tokens": words, "merges": ours["merges"]}
+    tokenizer = {
+        "model": "gpt2",
+        "pre": "dbrx",
+        "tokens": words,
+        "merges": list(map(" ".join, ours["merges"])),
+    }
     tokenizer |= {"add_bos_token": False, "eos_token_id": end or words.index("ÿ")}  # byte 255
     tokenizer["token_type"] = [3 if word in special else 1 for word in words]  # control, normal
     expected = {f"llama.{name}": value for name, value in sizes.items()}

@@ -7,6 +7,7 @@ mutations: some forty deliberate faults, each of which must turn a test red; cra
 resumed; fuzz: random input; memory: a text of 500 MB. Each is also a script with flags of its own.
 """
 
+import argparse
 import subprocess
 import sys
 import time
@@ -16,9 +17,11 @@ SCRIPTS = ["mutations", "crash", "fuzz", "memory"]
 
 
 def main():
-    names, summary = sys.argv[1:] or SCRIPTS, []
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {SCRIPTS} (default: all)")
+    names, summary = parser.parse_args().names or SCRIPTS, []
     if not set(names) <= set(SCRIPTS):
-        sys.exit(__doc__)
+        parser.error(f"choose from {SCRIPTS}")
     for name in names:
         print(f"--- {name}", flush=True)
         start, line = time.monotonic(), ""
