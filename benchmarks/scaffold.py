@@ -1,4 +1,4 @@
-"""What does Scaffold-BPE (arXiv:2404.17808) do to compression, to token frequencies and to a model? A Markdown table.
+"""What does Scaffold-BPE (arXiv:2404.17808) do to compression, to token frequencies and to a model?
 
     python benchmarks/scaffold.py                                   # input.txt, no model
     python benchmarks/scaffold.py --data input.txt other.txt --steps 2000
@@ -23,12 +23,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from report import RESULTS, ROOT, save
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import v2_bpe_rope as v2  # noqa: E402
-from bpe_tokenizer import BPETokenizer, ScaffoldTokenizer  # noqa: E402
+import v2_bpe_rope as v2
+from bpe_tokenizer import BPETokenizer, ScaffoldTokenizer
 
 RARE = 10  # uses below which a token counts as rare
 HEADER = [
@@ -115,7 +115,9 @@ def main():
         "--seconds", type=float, default=0.0, help="seconds of training of each run"
     )
     parser.add_argument("--seeds", type=int, default=1, help="runs per tokenizer")
+    parser.add_argument("--out", type=Path, default=RESULTS / "scaffold.json", help="the result")
     args = parser.parse_args()
+    args.out = args.out.resolve()
     texts, rows = [path.resolve() for path in args.data], []
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -129,8 +131,8 @@ def main():
     except (v2.UserError, ValueError, OSError) as error:
         parser.exit(2, f"{error}\n")
     header = HEADER + ["v2, bits/byte"] * bool(args.steps or args.seconds)
-    for row in [header, ["---"] * len(header), *rows]:
-        print(f"| {' | '.join(row)} |")
+    question = "What does Scaffold-BPE do to compression, to token frequencies and to a model?"
+    save(args.out, question, [[header, *rows]])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast is bpe_tokenizer.py, next to compiled tokenizers on the same text, in one run?
 
-    python benchmarks/tokenizer.py [--prose FILE] [--code-mb 50] [--runs 5]
+    python benchmarks/tokenizer.py [--prose FILE] [--code-mb 20] [--runs 5]
 
 Prose is 3.6 MB made of --prose (default: input.txt, whose words are varied so that a longer text also has
 more distinct words); source code is gathered from this Python's own library and packages. Every trainer
@@ -11,36 +11,22 @@ that is not installed is left out.
 """
 
 import argparse
-import os
 import random
 import re
 import statistics
-import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from report import RESULTS, ROOT, save
+
 sys.path.insert(0, str(ROOT))
 
-from bpe_tokenizer import PATTERNS, BPETokenizer  # noqa: E402
+from bpe_tokenizer import PATTERNS, BPETokenizer
 
 PATTERN = "default"
-# Peak memory is read from /proc where possible: ru_maxrss may be that of the process that started this one.
-CHILD = """
-import os, re, resource, sys
-sys.path.insert(0, sys.argv[1])
-from bpe_tokenizer import BPETokenizer
-repeats, options = range(int(sys.argv[3])), dict(encoding="utf-8", newline="")
-blocks = (line for _ in repeats for line in open(sys.argv[2], **options))
-BPETokenizer.train(blocks, 4096, progress=False)
-if os.path.exists("/proc/self/status"):
-    print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
-else:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
 
 
 def make_prose(path, size):
@@ -151,32 +137,20 @@ def medians(jobs, runs):
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def row(what, value, must, aim, better=min):
-    ok = (lambda goal: value <= goal) if better is min else (lambda goal: value >= goal)
-    grade = "aim" if ok(aim) else "must" if ok(must) else "MISSED"
-    print(f"{what:66} {value:7.2f} {must:6} {aim:6}  {grade}", flush=True)
-
-
-def training(name, text, vocab_size, runs):
-    blocks, peers = cut(text), peer_trainers()
-    trained = {}
+def training(text, vocab_size, runs):
+    """A tokenizer, and {name: seconds} to learn it."""
+    blocks, trained = cut(text), {}
 
     def ours():
         trained["tok"] = BPETokenizer.train(blocks, vocab_size, pattern=PATTERN, progress=False)
 
-    jobs = {"ours": ours} | {peer: lambda f=f: f(blocks, vocab_size) for peer, f in peers.items()}
-    times = medians(jobs, runs)
-    print(f"  {name}: " + ", ".join(f"{peer} {t:.2f} s" for peer, t in times.items()))
-    for peer, (must, aim) in {"tokenizers": (1.0, 0.6), "rustbpe": (2.5, 1.5)}.items():
-        if peer in times and (peer == "tokenizers" or name != "prose"):
-            what = f"training, {len(text) / 1e6:.1f} MB {name}, {vocab_size:,} tokens: seconds / those of {peer}"
-            row(what, times["ours"] / times[peer], must, aim)
-    return trained["tok"]
+    peers = {peer: lambda f=f: f(blocks, vocab_size) for peer, f in peer_trainers().items()}
+    return trained, medians({"ours": ours} | peers, runs)
 
 
-def encoding(name, tok, text, runs):
-    peers = peer_encoders(tok)
-    ids = tok.encode(text)
+def encoding(tok, text, runs):
+    """{name: MB/s} of encoding a text. Raises AssertionError if a peer gives other ids."""
+    peers, ids = peer_encoders(tok), tok.encode(text)
     for peer, encode in peers.items():
         assert encode(text) == ids, f"{peer} gives other ids"
 
@@ -184,87 +158,33 @@ def encoding(name, tok, text, runs):
         tok._cache.clear()
         tok.encode(text)
 
-    jobs = {
-        "ours, empty cache": cold,
-        "ours": lambda: tok.encode(text),
-    }  # in this order: the first fills the cache
+    jobs = {"ours, empty cache": cold, "ours": lambda: tok.encode(text)}  # the first fills it
     times = medians(jobs | {peer: lambda f=f: f(text) for peer, f in peers.items()}, runs)
-    speed = {who: len(text.encode()) / 1e6 / t for who, t in times.items()}
-    print(f"  {name}: " + ", ".join(f"{who} {s:.1f} MB/s" for who, s in speed.items()))
-    for peer, (must, aim) in {"tokenizers": (4, 8), "tiktoken": (0.5, 1.0)}.items():
-        if peer in speed:
-            row(
-                f"encoding {name}, plain Python: MB/s / that of {peer}",
-                speed["ours"] / speed[peer],
-                must,
-                aim,
-                max,
-            )
-            if peer == "tiktoken":
-                ratio = speed["ours, empty cache"] / speed[peer]
-                row(
-                    f"encoding {name}, plain Python, empty cache: MB/s / that of {peer}",
-                    ratio,
-                    must,
-                    aim,
-                    max,
-                )
-
-
-def long_chunk(tok, runs):
-    rng = random.Random(0)
-    letters = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=1_000_000))
-    jobs = {1: lambda: tok.encode(letters[:100_000]), 10: lambda: tok.encode(letters)}
-    times = medians(jobs, runs)
-    print(f"  one chunk: 100,000 letters {times[1]:.2f} s, 1,000,000 letters {times[10]:.2f} s")
-    row(
-        "one chunk of 1,000,000 letters: seconds / seconds for 100,000",
-        times[10] / times[1],
-        15,
-        11,
-    )
-
-
-def memory(text, runs):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "text.txt"
-        path.write_text(text, encoding="utf-8", newline="")
-
-        def peak(repeats):
-            command = [sys.executable, "-c", CHILD, str(ROOT), str(path), str(repeats)]
-            return int(
-                subprocess.run(command, capture_output=True, check=True, env=os.environ).stdout
-            )
-
-        sizes = {
-            repeats: statistics.median(peak(repeats) for _ in range(runs)) for repeats in (1, 10)
-        }
-    print(f"  peak memory of the process: {sizes[1]:,.0f} and {sizes[10]:,.0f} (kB on Linux)")
-    row(
-        "peak memory, training on 10 times the text from a streamed file",
-        sizes[10] / sizes[1],
-        1.2,
-        1.05,
-    )
+    return {who: len(text.encode()) / 1e6 / t for who, t in times.items()}
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prose", default=ROOT / "input.txt", help="a UTF-8 text file")
-    parser.add_argument("--code-mb", type=float, default=50)
+    parser.add_argument("--code-mb", type=float, default=20)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS / "tokenizer.json", help="the result")
     args = parser.parse_args()
-    prose, code = make_prose(args.prose, 3_600_000), gather_code(int(args.code_mb * 1e6))
-    print(f"{len(prose) / 1e6:.1f} MB prose, {len(code) / 1e6:.1f} MB code, {os.cpu_count()} CPUs")
-    print(f"{'':66} {'here':>7} {'must':>6} {'aim':>6}")
-    prose_tok = training("prose", prose, 4096, args.runs)
-    code_tok = training("code", code, 8192, args.runs)
-    encoding("prose", prose_tok, prose, args.runs)
-    encoding("code", code_tok, code[: len(code) // 10], args.runs)
-    long_chunk(prose_tok, args.runs)
-    memory(prose, args.runs)
+    texts = {"prose": (make_prose(args.prose, 3_600_000), 4096)}
+    texts["source code"] = gather_code(int(args.code_mb * 1e6)), 8192
+    learning = [["learning", "library", "seconds", "ours / theirs"]]
+    speeds = [["encoding", "library", "MB/s", "ours / theirs"]]
+    for name, (text, vocab_size) in texts.items():
+        trained, seconds = training(text, vocab_size, args.runs)
+        what = f"{len(text) / 1e6:.1f} MB of {name}, {vocab_size:,} tokens"
+        for who, t in seconds.items():
+            learning.append([what, who, f"{t:.2f}", f"{seconds['ours'] / t:.2f}"])
+        speed = encoding(trained["tok"], text[:3_600_000], args.runs)
+        for who, x in speed.items():
+            speeds.append([name, who, f"{x:.1f}", f"{speed['ours'] / x:.1f}"])
+    note = "Medians of runs in turns, one process. `tokenizers` and `tiktoken` are compiled, ours is Python."
+    question = "How fast is bpe_tokenizer.py beside compiled tokenizers?"
+    save(args.out, question, [learning, speeds], note)
 
 
 if __name__ == "__main__":
