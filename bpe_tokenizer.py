@@ -5,9 +5,8 @@ One number per byte makes long sequences; one number per word needs an endless v
 most frequent in a training text, gives this pair a number of its own, and repeats that until the
 vocabulary is large enough. Frequent words become one token, rare words a few; none is unknown.
 
-Section 1 is the whole idea in its plainest form. Sections 2 to 4 give the same ids, but are fast.
-Section 5 is about files and other libraries, section 6 is a variant, section 7 the command line:
-python bpe_tokenizer.py input.txt --out tokenizer.json
+Section 1 is the whole idea in its plainest form. Sections 2 to 4 give the same ids fast. Then come
+files, other libraries, a variant, and: python bpe_tokenizer.py input.txt --out tokenizer.json
 
     tokenizer = BPETokenizer.train(open("input.txt").read(), 4096, special_tokens=["<|end|>"])
     assert tokenizer.decode(tokenizer.encode("Hello world")) == "Hello world"
@@ -108,8 +107,7 @@ PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     # GPT-4: a word may start with any one symbol; up to three digits; line ends apart.
     "gpt4": GPT4_WORD + "+" + ENDING,
-    # GPT-4's, but a word keeps its combining marks [\p{M}] (vowel signs of Hindi and Thai, accents
-    # written apart) and joiners. The other two cut it at each of these.
+    # GPT-4's, but a word keeps combining marks [\p{M}] (Hindi, Thai, loose accents) and joiners.
     "default": GPT4_WORD + "[\\p{L}\\p{M}\u200c\u200d]*" + ENDING,
 }
 BLOCK = 1 << 13  # characters that are split at a time
@@ -356,11 +354,15 @@ class BPETokenizer:
     def encode_blocks(self, blocks):
         """Yield the ids of a text in pieces, cut anywhere; special tokens count as plain text."""
         for chunks in self.splitter.split_blocks(blocks):
-            if len(self._cache) > 1 << 18:  # bounds the memory
-                self._cache.clear()
-            for chunk in set(chunks).difference(self._cache):
-                self._cache[chunk] = self._encode_chunk(chunk)
-            yield list(chain.from_iterable(map(self._cache.__getitem__, chunks)))
+            try:
+                ids = list(chain.from_iterable(map(self._cache.__getitem__, chunks)))
+            except KeyError:  # a new chunk
+                if len(self._cache) > 1 << 18:  # bounds the memory
+                    self._cache.clear()
+                for chunk in set(chunks).difference(self._cache):
+                    self._cache[chunk] = self._encode_chunk(chunk)
+                ids = list(chain.from_iterable(map(self._cache.__getitem__, chunks)))
+            yield ids
 
     def _encode_chunk(self, chunk):
         out = []
@@ -451,9 +453,7 @@ class BPETokenizer:
         letters = dict(zip(BYTES, map(chr, [*PRINTABLE, *range(256, 324)]), strict=True))
         words = ["".join(map(letters.get, token)) for token in self._exported_tokens()]
         if "}+" in self.pattern or set(words) & self.special_tokens.keys():
-            raise TokenizerError(
-                "tokenizers misreads {m,n}+ and special tokens that merges also make"
-            )
+            raise TokenizerError("tokenizers misreads {m,n}+ and special tokens that are merges")
         vocab = {word: i for i, word in enumerate(words)} | self.special_tokens
         theirs = Tokenizer(models.BPE(vocab, [(words[a], words[b]) for a, b in self.merges]))
         split = pre_tokenizers.Split(Regex(self.pattern), "isolated")
