@@ -586,7 +586,7 @@ def load_run(out="", **changes):
 # What --resume may change. All other settings, and the text, make the run what it is.
 MAY_CHANGE = {"command", "data", "max_steps", "max_seconds", "evals", "eval_tokens", "device"}
 MAY_CHANGE |= {"dtype", "out", "overwrite", "resume", "prompt", "max_new_tokens", "temperature"}
-MAY_CHANGE |= {"top_k", "top_p", "stop", "context", "compile", "micro_batch_size", "init_from"}
+MAY_CHANGE |= {"top_k", "top_p", "stop", "context", "compile", "micro_batch_size"}
 
 
 def identity(cfg, corpus):
@@ -742,7 +742,7 @@ def agree(spent, signals):
     """Whether to stop, and the share of the budget: by rank 0's clock, since the others send 0, and
     by a signal to any process. All must do the same steps.
     """
-    seen = torch.tensor([0.0 if RANK else spent, len(signals)], dtype=torch.float64)
+    seen = torch.tensor([0.0 if RANK else spent, len(signals)], dtype=torch.float64)  # exact
     if N_RANKS > 1:
         torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
     signals += [signal.SIGTERM] * (int(seen[1]) - len(signals))
@@ -837,7 +837,7 @@ def main():
             sys.stdout = open(os.devnull, "w") if RANK else sys.stdout
             torch.distributed.init_process_group()
             if torch.cuda.is_available():
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # a GPU for each
         cfg = tyro.cli(Config, description=__doc__.splitlines()[0])
         if cfg.command != "train" or cfg.resume:  # flags not given keep the run's values
             cfg = tyro.cli(Config, default=find_run(cfg.out)[1])
