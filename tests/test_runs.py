@@ -188,10 +188,10 @@ def test_a_refused_resume_leaves_the_run_as_it_is(version):
 
 @versions(5)
 def test_a_signal_ends_a_process_with_a_saved_run(version):
-    words = small(version, out="run", max_steps=1_000_000, evals=100_000)
+    words = small(version, out="run", max_steps=1_000_000, evals=10_000)
     command, pipe = [sys.executable, "-u", ROOT / "v5_ngpt.py", *words], subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
-        while not re.match(r" +10 ", process.stdout.readline()):  # the first evaluation
+        while not re.match(r" +100 ", process.stdout.readline()):  # the first evaluation
             pass
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate()
@@ -199,6 +199,7 @@ def test_a_signal_ends_a_process_with_a_saved_run(version):
     assert err == f"v5_ngpt: stopped and saved; continue with: {again}\n"
     assert process.returncode == 1
     step = load("run/checkpoint.pt")["training"]["loop"][0]
+    assert step % 100  # not only what the evaluations save
     assert call(version, *again.split()[2:], "--max-steps", step + 4, "--evals", 1).status == 0
     assert f"\n{step + 4}," in Path("run/metrics.csv").read_text()
 

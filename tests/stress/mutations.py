@@ -51,14 +51,14 @@ v5_ngpt test_shapes  # (B, T, d_ff) ==> # (B, T, C)
 v5_ngpt test_runs::test_a_resumed  optimizer.load_state_dict(saved) ==> pass
 v5_ngpt test_runs::test_a_refused  text.update(corpus.val) ==> text = hashlib.sha256()
 v5_ngpt test_runs::test_a_signal  if stop and RANK == 0 ==> if not stop and RANK == 0
-v5_ngpt test_runs::test_non_finite  if not all(p.isfinite() ==> if not any(p.isfinite()
+v5_ngpt test_runs::test_non_finite  if not all(p.isfinite() ==> if False and not all(p.isfinite()
 v5_ngpt test_runs::test_two_processes  .{os.getpid()}.tmp ==> .tmp
 v5_ngpt test_bad_input::test_damaged  weights_only=True ==> weights_only=False
 v5_ngpt test_bad_input::test_out_of  if isinstance(error, RuntimeError) ==> if isinstance(error, MemoryError)
 bpe_tokenizer test_tokenizer::test_merges_and_ids  (-counts[pair], pair) ==> -counts[pair]
 bpe_tokenizer test_tokenizer::test_merges_and_ids  count[b, y] -= n ==> pass
 bpe_tokenizer test_tokenizer::test_merges_and_ids  rank * n + left ==> rank * n + right
-v5_ngpt test_ladder::test_only_listed  scores every token ==> score every token
+v5_ngpt test_ladder::test_only_listed  Mean loss of tokens[1:] ==> The mean loss of tokens[1:]
 """
 
 
