@@ -15,7 +15,7 @@ New:
 Changed sections: imports, 1 CONFIG, 2 TOKENIZER AND DATA, 3 MODEL, 6 GENERATION, 7 CHECKPOINT,
   8 TRAINING, 9 COMMAND LINE
 Measured: 0.376 bits/byte on input.txt, 1,313,024 parameters, 154 s (one seed, two CPU cores)
-  In windows 1, 2 and 4 times as long as in training: 0.376, 0.447, 0.611 (benchmarks/length.md)
+  In windows 1, 2 and 4 times as long as in training: 0.376, 0.447, 0.611 (benchmarks/length.py)
 Run: python v2_bpe_rope.py [train|sample|eval] [--help]
 """
 

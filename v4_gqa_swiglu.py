@@ -16,7 +16,7 @@ Changed sections: imports, 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 7 CHECK
   9 COMMAND LINE
 Measured: 0.369 bits/byte on input.txt, 1,262,720 parameters, 153 s (one seed, two CPU cores)
   The loss is v3's within chance. Generation is 6.1 times as fast with the cache as without, and
-  GQA halves the cache (benchmarks/generation.md).
+  GQA halves the cache (benchmarks/generation.py).
 Run: python v4_gqa_swiglu.py [train|sample|eval] [--help]
 """
 
@@ -283,9 +283,7 @@ class MLP(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        d_ff = cfg.d_ff or 32 * math.ceil(
-            cfg.n_embd / 12
-        )  # three maps with the weights of v3's two
+        d_ff = cfg.d_ff or 32 * math.ceil(cfg.n_embd / 12)  # three maps as large as v3's two
         self.gate_proj = nn.Linear(cfg.n_embd, d_ff, bias=False)
         self.up_proj = nn.Linear(cfg.n_embd, d_ff, bias=False)
         self.down_proj = nn.Linear(d_ff, cfg.n_embd, bias=False)
@@ -742,7 +740,7 @@ def agree(spent, signals):
     """Whether to stop, and the share of the budget: by rank 0's clock, since the others send 0, and
     by a signal to any process. All must do the same steps.
     """
-    seen = torch.tensor([0.0 if RANK else spent, len(signals)], dtype=torch.float64)  # exact
+    seen = torch.tensor([0.0 if RANK else spent, len(signals)], dtype=torch.float64)
     if N_RANKS > 1:
         torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
     signals += [signal.SIGTERM] * (int(seen[1]) - len(signals))
@@ -781,7 +779,7 @@ def train(cfg):
     parallel = nn.parallel.DistributedDataParallel(model) if N_RANKS > 1 else model
 
     step, seconds, losses, rows = loop
-    spent, stop = budget_spent(cfg, step, seconds), False  # spent: 0 to 1
+    spent, stop = budget_spent(cfg, step, seconds), False  # share of the budget, 0 to 1
     bar = tqdm(total=1, initial=spent, bar_format=BAR, leave=False, disable=RANK > 0 or None)
     with catch_signals(folder) as signals, bar:
         while spent < 1 and not stop:

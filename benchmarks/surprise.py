@@ -7,7 +7,7 @@
 data/stories.py knows where in a story a choice was made and how many bits it holds; the text between two choices is
 certain and holds none. It also knows where something named before returns, and how many bytes after its last mention.
 `compare` cuts a story at all of these characters, and gives the bits of the grammar and of the model for each piece.
-notebooks/5_training.ipynb imports it, and draws the file that this command writes, benchmarks/results/surprise.json.
+notebooks/5_training.ipynb draws the file that this command writes, benchmarks/results/surprise.json.
 """
 
 import argparse
