@@ -154,7 +154,7 @@ ROWS = [
     Row("v2 to v4", "+ RMSNorm", v3, (RMS,)),
     Row("v2 to v4", "+ SwiGLU", v3, (RMS,), {"MLP": SwiGLU}),
     Row("v2 to v4", "+ grouped queries", v3, (RMS,), BLOCK),
-    Row("v2 to v4", "+ RoPE", v4, (), {}, V3),
+    Row("v2 to v4", "+ RoPE in place of ALiBi", v4, (), {}, V3),
     Row("v2 to v4", "+ Muon, rates and decay: v4", v4),
     Row("v4 without", "v4, LayerNorm", v4, (LAYER,)),
     Row("v4 without", "v4, GELU in place of SwiGLU", v4, (), GELU),
