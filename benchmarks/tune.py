@@ -1,11 +1,11 @@
-"""Are the learning rates of all versions tuned alike? The same grid, seconds and seeds for each, in bits/byte.
+"""Are the learning rates of all versions tuned alike? The same grid, tokens and seeds for each, in bits/byte.
 
     python benchmarks/tune.py                             # v1 to v5, the learning rates at half, once, twice
-    python benchmarks/tune.py --versions v4 --seconds 60 --seeds 3 --data FILE
+    python benchmarks/tune.py --versions v4 --tokens 800000 --seeds 3 --data FILE
 
 The default of each learning rate (AdamW's, and Muon's where a version has it) is multiplied by one common factor. A
-version whose best factor is not 1 is badly tuned, and its rung of the ladder not fair. Runs go version by version
-within each factor, so that a change in the machine's speed meets every version.
+version whose best factor is not 1 is badly tuned, and its rung of the ladder not fair. The budget is in tokens, so
+that the result does not depend on what else the machine does.
 
 The text is used without its validation split, and the last tenth of what is left judges: what is learned about
 learning rates is learned from the training split.
@@ -32,11 +32,12 @@ def training_split(data, folder):
     return path
 
 
-def scaled(script, factor):
-    """Flags that multiply every learning rate of a version by a factor."""
+def scaled(script, factor, tokens):
+    """Flags that multiply every learning rate of a version by a factor, for a budget in tokens."""
     cfg = __import__(script.stem).Config()
+    steps = f"--max-steps={round(tokens / cfg.batch_size / cfg.block_size)}"
     names = [name for name in RATES if hasattr(cfg, name)]
-    return [f"--{name.replace('_', '-')}={getattr(cfg, name) * factor}" for name in names]
+    return [steps, *(f"--{name.replace('_', '-')}={getattr(cfg, name) * factor}" for name in names)]
 
 
 def main():
@@ -45,7 +46,7 @@ def main():
     add("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
     add("--versions", nargs="+", default=[f"v{i}" for i in range(1, 6)], help="prefixes: v0 ... v5")
     add("--factors", nargs="+", type=float, default=[0.5, 1.0, 2.0], help="of the default rates")
-    add("--seconds", type=float, default=40.0, help="of training, for each run")
+    add("--tokens", type=int, default=400_000, help="of training, for each run")
     add("--seeds", type=int, default=1, help="runs per version and factor")
     add("--out", type=Path, default=RESULTS / "tune.json", help="where the result goes")
     args = parser.parse_args()
@@ -55,8 +56,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         part = training_split(args.data, folder)
         for seed, factor, script in product(range(args.seeds), args.factors, scripts):
-            flags = ["--data", str(part), "--max-seconds", str(args.seconds), "--evals", "2"]
-            flags += ["--seed", str(1337 + seed), "--max-new-tokens", "0", *scaled(script, factor)]
+            flags = ["--data", str(part), "--evals", "2", *scaled(script, factor, args.tokens)]
+            flags += ["--seed", str(1337 + seed), "--max-new-tokens", "0"]
             with tempfile.TemporaryDirectory() as temporary:
                 run = run_version(script, flags, Path(temporary) / "run")
             found[script.stem][factor].append(run["bits_per_byte"])
@@ -66,7 +67,7 @@ def main():
         best = min(map(median, by_factor.values()))
         cells = [(spread(runs, 3), median(runs) == best) for runs in by_factor.values()]
         rows.append([f"`{name}.py`", *(f"**{cell}**" if b else cell for cell, b in cells)])
-    note = f"{args.seconds:g} seconds of training each; the best of each row is bold."
+    note = f"{Path(args.data).name}, {args.tokens:,} tokens of training each; the best of a row is bold."
     save(args.out, "Are the learning rates of all versions tuned alike?", [rows], note)
 
 
