@@ -790,9 +790,8 @@ def keep_memory():
 
 
 def agree(spent, signals):
-    """Whether to stop, and the share of the budget: by rank 0's clock, since the others send 0, and
-    by a signal to any process. All must do the same steps.
-    """
+    """The budget's share by rank 0's clock (the others send 0), and whether any process has got a
+    signal to stop: all must do the same steps."""
     seen = torch.tensor([0.0 if RANK else spent, len(signals)], dtype=torch.float64)
     if N_RANKS > 1:
         torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
