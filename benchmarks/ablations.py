@@ -32,6 +32,7 @@ from report import RESULTS, ROOT, save
 from tqdm import tqdm
 
 sys.path.insert(0, str(ROOT))
+import v0_bigram as v0
 import v1_transformer as v1
 import v2_bpe_rope as v2
 import v3_alibi as v3
@@ -140,7 +141,8 @@ RMS, LAYER = norms(v4.RMSNorm), norms(nn.LayerNorm)
 BLOCK = {"MLP": SwiGLU, "CausalSelfAttention": GroupedQueries}
 UNTIED = {"make_optimizers": with_head(v4.make_optimizers)}
 ROWS = [
-    Row("v1 to v2", "v1", v1),
+    Row("v0 to v1", "v0", v0),
+    Row("v0 to v1", "v1", v1),
     Row("v1 to v2", "+ byte-pair tokens", v2, (untied, position_table), RELU, V1),
     Row("v1 to v2", "+ RoPE", v2, (untied,), RELU, V1),
     Row("v1 to v2", "+ GELU", v2, (untied,), {}, V1),
@@ -162,10 +164,13 @@ ROWS = [
     Row("v4 without", "v4, ALiBi", v4, (alibi,)),
     Row("v4 without", "v4, AdamW", v4, (), {}, {"optimizer": "adamw"}),
     Row("v4 to v5", "v4, untied head", v4, (untied,), UNTIED),
+    Row("v4 to v5", "v4, untied head, AdamW", v4, (untied,), UNTIED, {"optimizer": "adamw"}),
     Row("v4 to v5", "v5", v5),
     Row("v4 to v5", "v5, tied head", v5, (tied,)),
+    Row("v4 to v5", "v5, tied head, AdamW", v5, (tied,), {}, {"optimizer": "adamw"}),
     Row("v4 to v5", "v5, AdamW", v5, (), {}, {"optimizer": "adamw"}),
     Row("v4 to v5", "v5, SOAP", v5, (), {}, {"optimizer": "soap"}),
+    Row("v4 to v5", "v5, dropout 0.1", v5, (), {}, {"dropout": 0.1}),
 ]
 
 
@@ -187,7 +192,7 @@ def measure(row, data, seed, budget):
     """Train and evaluate one row; returns its figures."""
     version = row.version
     parts = row.parts | {"LanguageModel": build(row, version.LanguageModel)}
-    settings = row.settings | {"data": data, "seed": seed, "evals": 4}
+    settings = row.settings | {"data": data, "seed": seed, "evals": 2}
     cfg = version.Config(**settings)
     if "tokens" in budget:
         cfg.max_steps = round(budget["tokens"] / cfg.batch_size / cfg.block_size)
@@ -239,13 +244,13 @@ def base_of(row):
         return v4_name
     if row.name.startswith("v5,"):
         return "v5"
-    return names[names.index(row.name) - 1] if row.name != "v1" else None
+    return names[names.index(row.name) - 1] if row.name != "v0" else None
 
 
 def waterfall(table, path):
-    """Bits/byte of the chain from v1 to v5, each bar from one row's figure to the next."""
+    """Bits/byte of the chain from v0 to v5, each bar from one row's figure to the next."""
     shown = {row[0]: float(row[3].split(" ")[0]) for row in table[1:]}
-    chain = [r.name for r in ROWS if r.group in ("v1 to v2", "v2 to v4")]
+    chain = [r.name for r in ROWS if r.group in ("v0 to v1", "v1 to v2", "v2 to v4")]
     chain = [name for name in [*chain, "v4, untied head", "v5"] if name in shown]
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(xlabel="bits/byte (log scale)", title=table[0][0])
@@ -265,7 +270,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", nargs="+", default=["input.txt"], help="texts (default: input.txt)")
-    add("--tokens", type=int, default=800_000, help="of training for each run")
+    add("--tokens", type=int, default=400_000, help="of training for each run")
     add("--seconds", type=float, help="of training for each run, in place of --tokens")
     add("--seeds", type=int, default=1)
     add("--only", nargs="+", metavar="NAME", help="of the rows (default: all)")
