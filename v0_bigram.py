@@ -133,8 +133,8 @@ def get_batch(tokens, cfg, step, device):
     """Inputs and targets (B, T) of a step: the same for the same (seed, step)."""
     # Starts a golden ratio apart, round and round, lie evenly. Random ones miss 1/e of each pass.
     first = np.random.default_rng(cfg.seed).random()
-    places = (first + 0.618034 * (step * cfg.batch_size + np.arange(cfg.batch_size))) % 1  # (B,)
-    starts = (places * (len(tokens) - cfg.block_size)).astype(np.int64)
+    places = (first + 0.6180339887498949 * (step * cfg.batch_size + np.arange(cfg.batch_size))) % 1
+    starts = (places * (len(tokens) - cfg.block_size)).astype(np.int64)  # (B,)
     windows = tokens[starts[:, None] + np.arange(cfg.block_size + 1)]  # (B, T + 1)
     windows = torch.from_numpy(windows.astype(np.int64)).to(device)
     return windows[:, :-1], windows[:, 1:]  # the target of each token is the one after it
@@ -214,7 +214,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
 
 def print_sample(run):
     """Print a continuation of run.cfg.prompt as it is drawn, up to run.cfg.stop; returns it."""
-    cfg, ids, text, shown = run.cfg, [], "", 0
+    cfg, ids, text, shown, end = run.cfg, [], "", 0, " [...]"
     idx = torch.tensor([run.tokenizer.encode(cfg.prompt or "\n\n")], device=choose_device(cfg))
     settings = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
     print(f"\nsample at temperature {cfg.temperature:g}:\n\n{cfg.prompt}", end="")
@@ -222,12 +222,12 @@ def print_sample(run):
         ids.append(next_ids.item())
         text = run.tokenizer.decode(ids)
         if cfg.stop and cfg.stop in text:
-            text = text[: text.index(cfg.stop)]
+            text, end = text[: text.index(cfg.stop)], ""
             break
         final = max(shown, len(text) - len(cfg.stop))  # what follows may be the start of cfg.stop
         print(text[shown:final], end="", flush=True)
         shown = final
-    print(text[shown:] + " [...]" * (len(ids) == cfg.max_new_tokens))
+    print(text[shown:] + end)
     return cfg.prompt + text
 
 
@@ -349,6 +349,7 @@ def record(folder, model, corpus, cfg, rows, step, seconds, losses):
     mean = sum(losses) / len(losses)
     if not math.isfinite(mean + nats):
         raise UserError(f"step {step}: the loss is not finite; try a lower --learning-rate")
+    losses.clear()
     row = {"step": step, "seconds": seconds, "tokens": tokens, "train_loss": mean}
     rows.append(row | {"val_loss": nats, "val_bits_per_byte": bits})
     row = f"{step:>8,} {seconds:>8.1f} {tokens / seconds:>9,.0f} {mean:>17.4f}"
@@ -388,7 +389,6 @@ def train(cfg):
             bar.set_postfix_str(f"step {step}, loss {losses[-1]:.3f}", refresh=False)
             if int(spent * cfg.evals) > int(before * cfg.evals):
                 record(folder, model, corpus, cfg, rows, step, seconds, losses)
-                losses.clear()
     return folder
 
 
@@ -407,7 +407,7 @@ def run_command(cfg):
     if cfg.command == "train":
         write_file(folder / "sample.txt", text.encode())
         print(f"\nsaved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
-        print(f'next: python {NAME}.py sample --prompt "Once"')
+        print(f'next: python {NAME}.py sample --out {folder} --prompt "Once"')
 
 
 def main():

@@ -3,8 +3,8 @@
 Same as v1: block, optimizer, evaluation. Nearly the same: generation, checkpoints, training.
 New:
   - `BPETokenizer` (bpe_tokenizer.py, arXiv:1508.07909): tokens are strings of bytes, learned by
-    merging the most frequent pair of neighbors into a new token, again and again. A window of
-    such tokens reaches several times as far, and no character is unknown.
+    merging, inside words, the most frequent pair of neighbors into a new token, again and again.
+    A window of such tokens reaches several times as far, and no character is unknown.
   - `rotate` (RoPE, arXiv:2104.09864): queries and keys are turned by an angle that grows with
     the position, so that a score depends on the distance alone; no table of positions.
   - GELU (arXiv:1606.08415), a ReLU with a smooth bend: some gradient passes below 0 too.
@@ -99,7 +99,7 @@ class Config:
     def check(self):
         """Raise UserError for a number that no run can use."""
         at_least_1 = {"block_size", "batch_size", "max_steps", "evals", "eval_tokens"}
-        at_least_1 |= {"n_layer", "n_head", "n_embd"}
+        at_least_1 |= {"n_layer", "n_head", "n_embd", "rope_base"}
         for name, value in asdict(self).items():
             low = 1 if name in at_least_1 else 0
             if isinstance(value, int | float) and not low <= value < 2**31:
@@ -146,7 +146,7 @@ def encode_split(cfg, start, stop, sha256, tokenizer):
     if not path.exists():
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         blocks = tqdm(read_blocks(cfg.data, start, stop), "encoding", delay=5, disable=None)
-        ids = [np.array(block, dtype) for block in tokenizer.encode_blocks(blocks)]  # as one text
+        ids = [np.array(block, dtype) for block in tokenizer.encode_blocks(blocks)]  # no word cut
         buffer = io.BytesIO()
         np.save(buffer, np.concatenate(ids))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,8 +181,8 @@ def get_batch(tokens, cfg, step, device):
     """Inputs and targets (B, T) of a step: the same for the same (seed, step)."""
     # Starts a golden ratio apart, round and round, lie evenly. Random ones miss 1/e of each pass.
     first = np.random.default_rng(cfg.seed).random()
-    places = (first + 0.618034 * (step * cfg.batch_size + np.arange(cfg.batch_size))) % 1  # (B,)
-    starts = (places * (len(tokens) - cfg.block_size)).astype(np.int64)
+    places = (first + 0.6180339887498949 * (step * cfg.batch_size + np.arange(cfg.batch_size))) % 1
+    starts = (places * (len(tokens) - cfg.block_size)).astype(np.int64)  # (B,)
     windows = tokens[starts[:, None] + np.arange(cfg.block_size + 1)]  # (B, T + 1)
     windows = torch.from_numpy(windows.astype(np.int64)).to(device)
     return windows[:, :-1], windows[:, 1:]  # the target of each token is the one after it
@@ -390,7 +390,7 @@ def generate(model, idx, n, block_size, temperature=1.0, top_k=0, top_p=1.0, see
 
 def print_sample(run):
     """Print a continuation of run.cfg.prompt as it is drawn, up to run.cfg.stop; returns it."""
-    cfg, ids, text, shown = run.cfg, [], "", 0
+    cfg, ids, text, shown, end = run.cfg, [], "", 0, " [...]"
     idx = torch.tensor([run.tokenizer.encode(cfg.prompt or "\n\n")], device=choose_device(cfg))
     settings = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed)
     print(f"\nsample at temperature {cfg.temperature:g}:\n\n{cfg.prompt}", end="")
@@ -398,13 +398,13 @@ def print_sample(run):
         ids.append(next_ids.item())
         text = run.tokenizer.decode(ids)
         if cfg.stop and cfg.stop in text:
-            text = text[: text.index(cfg.stop)]
+            text, end = text[: text.index(cfg.stop)], ""
             break
         held = max(len(cfg.stop), text.endswith("\ufffd"))  # \ufffd: bytes are still to come
         final = max(shown, len(text) - held)  # what follows may be the start of cfg.stop
         print(text[shown:final], end="", flush=True)
         shown = final
-    print(text[shown:] + " [...]" * (len(ids) == cfg.max_new_tokens))
+    print(text[shown:] + end)
     return cfg.prompt + text
 
 
@@ -578,6 +578,7 @@ def record(folder, model, corpus, cfg, rows, step, seconds, losses):
     mean = sum(losses) / len(losses)
     if not math.isfinite(mean + nats):
         raise UserError(f"step {step}: the loss is not finite; try a lower --learning-rate")
+    losses.clear()
     row = {"step": step, "seconds": seconds, "tokens": tokens, "train_loss": mean}
     rows.append(row | {"val_loss": nats, "val_bits_per_byte": bits})
     row = f"{step:>8,} {seconds:>8.1f} {tokens / seconds:>9,.0f} {mean:>17.4f}"
@@ -607,8 +608,8 @@ def set_schedules(cfg, model, optimizers, spent, step):
 
 
 @contextmanager
-def catch_signals(folder):
-    """A list that the first Ctrl-C or SIGTERM fills; a second one ends the program at once."""
+def catch_signals():
+    """A list that the first Ctrl-C or SIGTERM fills; a second of its kind ends the program."""
     received = []
 
     def receive(number, frame):
@@ -621,9 +622,6 @@ def catch_signals(folder):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received:
-        again = f"python {NAME}.py --resume --out {folder}"
-        raise UserError(f"stopped and saved; continue with: {again}")
 
 
 def keep_memory():
@@ -650,7 +648,7 @@ def train(cfg):
     step, seconds, losses, rows = loop
     spent = budget_spent(cfg, step, seconds)  # share of the budget, 0 to 1
     bar = tqdm(total=1, initial=spent, bar_format=BAR, leave=False, disable=None)
-    with catch_signals(folder) as signals, bar:
+    with catch_signals() as signals, bar:
         while spent < 1 and not signals:
             start = time.perf_counter()
             set_schedules(cfg, model, optimizers, spent, step)
@@ -670,10 +668,10 @@ def train(cfg):
             bar.set_postfix_str(f"step {step}, loss {losses[-1]:.3f}", refresh=False)
             if int(spent * cfg.evals) > int(before * cfg.evals):
                 record(folder, model, corpus, cfg, rows, step, seconds, losses)
-                losses.clear()
                 save_progress(folder, cfg, corpus, model, optimizers, step, seconds, losses, rows)
-        if signals:
+        if spent < 1:  # stopped by a signal
             save_progress(folder, cfg, corpus, model, optimizers, step, seconds, losses, rows)
+            raise UserError(f"stopped and saved; resume: python {NAME}.py --resume --out {folder}")
     if rows[-1]["val_loss"] > 1.01 * min(row["val_loss"] for row in rows):
         print("The validation loss rose again: the model memorizes. Use more text or fewer steps.")
     return folder
@@ -694,7 +692,7 @@ def run_command(cfg):
     if cfg.command == "train":
         write_file(folder / "sample.txt", text.encode())
         print(f"\nsaved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
-        print(f'next: python {NAME}.py sample --prompt "Once"')
+        print(f'next: python {NAME}.py sample --out {folder} --prompt "Once"')
 
 
 def main():

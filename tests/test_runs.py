@@ -74,7 +74,7 @@ def test_a_run_says_and_writes_what_it_found(version, monkeypatch):
     )
     assert line in out
     assert f"saved in {run}: best.pt, loss.png, metrics.csv, sample.txt\n" in out
-    assert out.endswith(f'next: python {version.NAME}.py sample --prompt "Once"\n')
+    assert out.endswith(f'next: python {version.NAME}.py sample --out {run} --prompt "Once"\n')
 
     saved = json.loads((run / "config.json").read_text())
     assert saved == {"version": version.NAME} | asdict(loaded.cfg)
@@ -139,7 +139,7 @@ def test_a_resumed_run_equals_an_unbroken_one(version, kind, monkeypatch):
         done = call(version, *small(version, out="run", **more), "--overwrite")
     again = f"python {version.NAME}.py --resume --out run"
     assert done.status == 1
-    assert done.err == f"{version.NAME}: stopped and saved; continue with: {again}\n"
+    assert done.err == f"{version.NAME}: stopped and saved; resume: {again}\n"
     assert load("run/checkpoint.pt")["training"]["loop"][0] == 6
     with monkeypatch.context() as patch:
         at_step(patch, version, 10, kill)
@@ -196,7 +196,7 @@ def test_a_signal_ends_a_process_with_a_saved_run(version):
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate()
     again = "python v5_ngpt.py --resume --out run"
-    assert err == f"v5_ngpt: stopped and saved; continue with: {again}\n"
+    assert err == f"v5_ngpt: stopped and saved; resume: {again}\n"
     assert process.returncode == 1
     step = load("run/checkpoint.pt")["training"]["loop"][0]
     assert step % 100  # not only what the evaluations save
