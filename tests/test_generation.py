@@ -112,7 +112,8 @@ def say(version, monkeypatch, ids, tokenizer, **settings):
     monkeypatch.setattr(version, "generate", lambda *_: (torch.tensor([i]) for i in drawn))
     with redirect_stdout(Screen()) as screen:
         text = version.print_sample(version.Run(None, cfg, tokenizer, None, 0))
-    assert screen.getvalue().endswith(text + "\n")
+    end = "" if cfg.stop and cfg.stop in tokenizer.decode(ids) else " [...]"
+    assert screen.getvalue().endswith(f"{text}{end}\n")
     assert all(text.startswith(part) for part in screen.shown)
     return text, screen.shown, len(list(drawn))
 

@@ -183,6 +183,13 @@ def test_a_refused_resume_leaves_the_run_as_it_is(version):
     assert call(version, *"--resume --max-steps 12 --data twin.txt".split()).status == 0
 
 
+@from_v1
+def test_a_run_stopped_in_its_last_step_is_finished(version, monkeypatch):
+    at_step(monkeypatch, version, 11, stop)
+    done = call(version, *small(version, out="run", max_steps=12))
+    assert done.status == 0 and "saved in run: best.pt" in done.out
+
+
 # --- signals, full disks, numbers that are not finite
 
 
