@@ -1,9 +1,9 @@
 """What is each idea worth? From each rung to the next one change at a time, everything else held.
 
-    python benchmarks/ablations.py                                    # all on input.txt, the same tokens for each
+    python benchmarks/ablations.py                               # all on input.txt, the same tokens for each
     python benchmarks/ablations.py --data input.txt FILE --seeds 3
-    python benchmarks/ablations.py --seconds 45                       # the same seconds for each instead
-    python benchmarks/ablations.py --only "v4" "v4, LayerNorm"        # some of them
+    python benchmarks/ablations.py --seconds 45                  # the same seconds for each instead
+    python benchmarks/ablations.py --only "v5" "v5, tied head"   # some of them
 
 A chain leads from a rung to the next, one part more in each row; below it stand the next rung's rows with one part
 taken out again. The parts come from the versions' own classes, put in for the time of one run. Runs go seed by seed,
@@ -290,13 +290,13 @@ def main():
         began = time.perf_counter()
         kept[key] = measure(row, data, seed, budget)
         tqdm.write(f"{key}: {kept[key]['bits_per_byte']:.4f}, {time.perf_counter() - began:.0f} s")
-        found = tables(kept)
-        waterfall(found[0], args.out.with_suffix(".png"))
         with contextlib.redirect_stdout(io.StringIO()):
-            save(args.out, "What is each idea worth?", found, NOTE, runs=kept)
-    print(json.dumps(tables(kept), indent=1))
+            save(args.out, QUESTION, tables(kept), NOTE, runs=kept)
+    waterfall(tables(kept)[0], args.out.with_suffix(".png"))
+    save(args.out, QUESTION, tables(kept), NOTE, runs=kept)
 
 
+QUESTION = "What is each idea worth?"
 NOTE = """`+` rows add one part to the row above; the other rows change one thing in the rung that they name.
 The column `change` is the difference in bits/byte to that row; negative is better."""
 

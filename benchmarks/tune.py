@@ -40,10 +40,24 @@ def scaled(script, factor, tokens):
     return [steps, *(f"--{name.replace('_', '-')}={getattr(cfg, name) * factor}" for name in names)]
 
 
+def measure(scripts, args, data):
+    """Bits/byte of every version, factor and seed on one text: {name: {factor: [...]}}."""
+    found = {script.stem: {factor: [] for factor in args.factors} for script in scripts}
+    with tempfile.TemporaryDirectory() as folder:
+        part = training_split(data, folder)
+        for seed, factor, script in product(range(args.seeds), args.factors, scripts):
+            flags = ["--data", str(part), "--evals", "2", *scaled(script, factor, args.tokens)]
+            flags += ["--seed", str(1337 + seed), "--max-new-tokens", "0"]
+            run = run_version(script, flags, Path(folder) / f"{script.stem}-{factor}-{seed}")
+            found[script.stem][factor].append(run["bits_per_byte"])
+            print(f"{script.stem} x {factor:g}: {run['bits_per_byte']:.4f} bits/byte", flush=True)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--data", default=str(ROOT / "input.txt"), help="the text (default: input.txt)")
+    add("--data", nargs="+", default=[str(ROOT / "input.txt")], help="texts (default: input.txt)")
     add("--versions", nargs="+", default=[f"v{i}" for i in range(1, 6)], help="prefixes: v0 ... v5")
     add("--factors", nargs="+", type=float, default=[0.5, 1.0, 2.0], help="of the default rates")
     add("--tokens", type=int, default=400_000, help="of training, for each run")
@@ -52,23 +66,17 @@ def main():
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     scripts = [path for v in args.versions for path in sorted(ROOT.glob(f"{v}_*.py"))]
-    found = {script.stem: {factor: [] for factor in args.factors} for script in scripts}
-    with tempfile.TemporaryDirectory() as folder:
-        part = training_split(args.data, folder)
-        for seed, factor, script in product(range(args.seeds), args.factors, scripts):
-            flags = ["--data", str(part), "--evals", "2", *scaled(script, factor, args.tokens)]
-            flags += ["--seed", str(1337 + seed), "--max-new-tokens", "0"]
-            with tempfile.TemporaryDirectory() as temporary:
-                run = run_version(script, flags, Path(temporary) / "run")
-            found[script.stem][factor].append(run["bits_per_byte"])
-            print(f"{script.stem} x {factor:g}: {run['bits_per_byte']:.4f} bits/byte", flush=True)
-    rows = [["file", *(f"x {factor:g}" for factor in args.factors)]]
-    for name, by_factor in found.items():
-        best = min(map(median, by_factor.values()))
-        cells = [(spread(runs, 3), median(runs) == best) for runs in by_factor.values()]
-        rows.append([f"`{name}.py`", *(f"**{cell}**" if b else cell for cell, b in cells)])
-    note = f"{Path(args.data).name}, {args.tokens:,} tokens of training each; the best of a row is bold."
-    save(args.out, "Are the learning rates of all versions tuned alike?", [rows], note)
+    tables = []
+    for data in args.data:
+        found = measure(scripts, args, data)
+        rows = [[f"{Path(data).name}", *(f"x {factor:g}" for factor in args.factors)]]
+        for name, by_factor in found.items():
+            best = min(map(median, by_factor.values()))
+            cells = [(spread(runs, 3), median(runs) == best) for runs in by_factor.values()]
+            rows.append([f"`{name}.py`", *(f"**{cell}**" if b else cell for cell, b in cells)])
+        tables.append(rows)
+    note = f"Bits/byte after {args.tokens:,} tokens of training; the best of each row is bold."
+    save(args.out, "Are the learning rates of all versions tuned alike?", tables, note)
 
 
 if __name__ == "__main__":
