@@ -111,7 +111,6 @@ PATTERNS = {
     "default": GPT4_WORD + "[\\p{L}\\p{M}\u200c\u200d]*" + ENDING,
 }
 BLOCK = 1 << 13  # characters that are split at a time
-BEYOND_RE = re.compile("[\x1c-\x1f\U00010000-\U0010ffff]")  # where `re` would split differently
 HELD_BACK = 4  # chunks at a block's end that later text may change, with some to spare
 
 
@@ -144,10 +143,14 @@ class Splitter:
         self.is_ours = self.pattern in PATTERNS.values()
         if self.is_ours:  # Python's own re is twice as fast, but has no \p{L}
             fast = re.sub(r"\\p\{.\}", lambda name: ranges(name[0]), self.pattern)
+            fast = re.sub(r"\]([*+?])", r"]\1+", fast)  # possessive: none has to give back a match
             self.findall_fast = re.compile(fast).findall
 
     def split(self, text):
-        chunks = self.findall(text) if BEYOND_RE.search(text) else self.findall_fast(text)
+        # `re` splits differently at U+1C to U+1F and beyond U+FFFF, where UTF-16 takes 4 bytes
+        beyond = len(text.encode("utf-16-le", "surrogatepass")) > 2 * len(text)
+        beyond = beyond or any(map(text.__contains__, "\x1c\x1d\x1e\x1f"))
+        chunks = self.findall(text) if beyond else self.findall_fast(text)
         if not self.is_ours and "".join(chunks) != text:
             raise TokenizerError(rf"the pattern skips text; end it with |[\s\S]: {self.pattern}")
         return chunks
