@@ -143,11 +143,11 @@ class Splitter:
         self.is_ours = self.pattern in PATTERNS.values()
         if self.is_ours:  # Python's own re is twice as fast, but has no \p{L}
             fast = re.sub(r"\\p\{.\}", lambda name: ranges(name[0]), self.pattern)
-            fast = re.sub(r"\]([*+?])", r"]\1+", fast)  # possessive: none has to give back a match
+            fast = re.sub(r"\]([*+?])", r"]\1+", fast)  # possessive: `re` keeps no way back
             self.findall_fast = re.compile(fast).findall
 
     def split(self, text):
-        # `re` splits differently at U+1C to U+1F and beyond U+FFFF, where UTF-16 takes 4 bytes
+        # `re` would split differently at four controls and beyond U+FFFF (4 bytes in UTF-16).
         beyond = len(text.encode("utf-16-le", "surrogatepass")) > 2 * len(text)
         beyond = beyond or any(map(text.__contains__, "\x1c\x1d\x1e\x1f"))
         chunks = self.findall(text) if beyond else self.findall_fast(text)
@@ -214,28 +214,25 @@ class Trainer:
         """Give `pair` the next id wherever it stands; returns how often that was."""
         (a, b), new, n_merged = pair, 256 + len(self.merges), 0
         self.merges.append(pair)
-        count, made = self.count, defaultdict(list)  # made: the part of `where` for new pairs
+        made = defaultdict(list)  # the part of `where` for the new pairs
         for w in set(self.where.pop(pair)):
-            ids, n, i = self.words[w], self.weight[w], 0
+            ids, i = self.words[w], 0
             while i < len(ids) - 1:
                 if ids[i] == a and ids[i + 1] == b:
                     ids[i : i + 2] = [new]
-                    n_merged += n
-                    if i > 0:  # x a b becomes x new
-                        x = ids[i - 1]
-                        count[x, a] -= n
-                        count[x, new] += n
-                        made[x, new].append(w)
-                    if i + 1 < len(ids):  # a b y becomes new y
-                        y = ids[i + 1]
-                        count[b, y] -= n
-                        count[new, y] += n
-                        made[new, y].append(w)
+                    n_merged += self.weight[w]
+                    if i > 0:
+                        made[ids[i - 1], new].append(w)
+                    if i + 1 < len(ids):
+                        made[new, ids[i + 1]].append(w)
                 i += 1
+        for (x, y), words in made.items():  # all words at once: fewer look-ups
+            n = sum(map(self.weight.__getitem__, words))
+            self.count[(x, a) if y == new else (b, y)] -= n  # x a b is now x new, a b y: new y
+            self.count[x, y] += n
+            heapq.heappush(self.heap, (-self.count[x, y], (x, y)))
         self.where |= made
-        for new_pair in made:
-            heapq.heappush(self.heap, (-count[new_pair], new_pair))
-        del count[pair]
+        del self.count[pair]
         return n_merged
 
 

@@ -56,7 +56,7 @@ v5_ngpt test_runs::test_two_processes  .{os.getpid()}.tmp ==> .tmp
 v5_ngpt test_bad_input::test_damaged  weights_only=True ==> weights_only=False
 v5_ngpt test_bad_input::test_out_of  if isinstance(error, RuntimeError) ==> if isinstance(error, MemoryError)
 bpe_tokenizer test_tokenizer::test_merges_and_ids  (-counts[pair], pair) ==> -counts[pair]
-bpe_tokenizer test_tokenizer::test_merges_and_ids  count[b, y] -= n ==> pass
+bpe_tokenizer test_tokenizer::test_merges_and_ids  else (b, y)] -= n ==> else (a, y)] -= n
 bpe_tokenizer test_tokenizer::test_merges_and_ids  rank * n + left ==> rank * n + right
 v5_ngpt test_ladder::test_only_listed  Mean loss of tokens[1:] ==> The mean loss of tokens[1:]
 """
