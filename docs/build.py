@@ -110,7 +110,9 @@ def markdown(text):
     text = re.sub(r"\$\$(.+?)\$\$|\$(.+?)\$", keep, text, flags=re.DOTALL)
     html = MARKDOWN.render(text)
     html = re.sub("\ue000(\\d+)\ue001", lambda match: math[int(match[1])], html)
-    html = html.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    html = html.replace("<table>", '<div class="wide"><table>').replace(
+        "</table>", "</table></div>"
+    )
     return re.sub(r"<p><strong>(Shapes|Trap)\.", r'<p class="\1"><strong>\1.', html)
 
 
@@ -132,7 +134,9 @@ class Notes:
     def folded(self, heading):
         """[(title, HTML)] of the ### parts under a heading."""
         parts = re.split(r"^### (.*)\n", self.parts[heading], flags=re.MULTILINE)[1:]
-        titles = (markdown(title).strip().removeprefix("<p>").removesuffix("</p>") for title in parts[::2])
+        titles = (
+            markdown(title).strip().removeprefix("<p>").removesuffix("</p>") for title in parts[::2]
+        )
         return list(zip(titles, map(markdown, parts[1::2]), strict=True))
 
     @property
@@ -142,7 +146,9 @@ class Notes:
 
 def column(kind, first, rows, hidden=False):
     """Lines of code; None is a line that only the other column has."""
-    lines = [f"<span>{row}</span>" if row is not None else '<span class="g"></span>' for row in rows]
+    lines = [
+        f"<span>{row}</span>" if row is not None else '<span class="g"></span>' for row in rows
+    ]
     hide = ' aria-hidden="true"' if hidden else ""
     return f'<pre class="{kind}" style="--n:{first - 1}"{hide}>{"".join(lines)}</pre>'
 
@@ -151,7 +157,9 @@ def hunk_html(hunk):
     kind, i, j, left, right = hunk
     if kind == "fold":
         lines = f"{len(right)} unchanged lines"
-        return f'<details class="fold"><summary>{lines}</summary>{column("same", j, right)}</details>'
+        return (
+            f'<details class="fold"><summary>{lines}</summary>{column("same", j, right)}</details>'
+        )
     if kind == "same":
         columns = column("old same", i, left, hidden=True) + column("new same", j, right)
         return f'<div class="hunk">{columns}</div>'
@@ -246,7 +254,11 @@ def step_page(name):
         }
         for title, changes in hunks.compare(old, new).items()
     ]
-    row = next(row for row in rows_of("ladder") if row[0] == f"`{name}.py`") if name in ladder() else None
+    row = (
+        next(row for row in rows_of("ladder") if row[0] == f"`{name}.py`")
+        if name in ladder()
+        else None
+    )
     at = STEPS.index(name)
     return {
         "name": name,
@@ -282,7 +294,7 @@ def story(name, tokens):
         "name": name,
         "html": "".join(token_html(n, token) for n, token in enumerate(tokens)),
         "data": json.dumps([t[1:] for t in tokens], ensure_ascii=False, separators=(",", ":")),
-        "tokens": len(tokens),
+        "tokens": f"{len(tokens):,}",
         "bits": f"{bits:,.0f}",
         "per_byte": f"{bits / size:.2f}",
     }
@@ -301,9 +313,17 @@ def front_page():
     )
     stories = json.loads((DOCS / "tokens.json").read_text(encoding="utf-8"))
     stories = [story(name, stories[name]) for name in reversed(stories)]
-    rungs = [{"name": name, "notes": Notes(name), "sample": found["samples"].get(name)} for name in STEPS]
+    rungs = [
+        {"name": name, "notes": Notes(name), "sample": found["samples"].get(name)} for name in STEPS
+    ]
     rows = {row[0].strip("`").removesuffix(".py"): row for row in rows_of("ladder")}
-    return {"picture": picture, "rungs": rungs, "rows": rows, "stories": stories, "machine": found["machine"]}
+    return {
+        "picture": picture,
+        "rungs": rungs,
+        "rows": rows,
+        "stories": stories,
+        "machine": found["machine"],
+    }
 
 
 def fault_page():
@@ -332,7 +352,10 @@ def render():
         keep_trailing_newline=True,
     )
     env.globals |= {"steps": STEPS}
-    pages = {"index.html": ("index.html", front_page()), "faults.html": ("faults.html", fault_page())}
+    pages = {
+        "index.html": ("index.html", front_page()),
+        "faults.html": ("faults.html", fault_page()),
+    }
     pages |= {f"{name[:2]}.html": ("step.html", step_page(name)) for name in STEPS}
     site = {
         page: env.get_template(template).render(page=page, **found)
@@ -344,9 +367,10 @@ def render():
 
 
 def main():
+    site = render()
     shutil.rmtree(DOCS / "site", ignore_errors=True)
     (DOCS / "site").mkdir()
-    for name, text in render().items():
+    for name, text in site.items():
         (DOCS / "site" / name).write_text(text, encoding="utf-8", newline="\n")
         print(f"{len(text.encode()):>9,} bytes  docs/site/{name}", file=sys.stderr)
 

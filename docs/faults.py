@@ -74,7 +74,9 @@ def after_prompts(folder, fault):
     for run in RUNS:
         version = module(folder, fault, run["planted"])
         state = version.load_run(out)
-        tokens = torch.from_numpy(version.load_corpus(state.cfg, state.tokenizer).val.astype("int64"))
+        tokens = torch.from_numpy(
+            version.load_corpus(state.cfg, state.tokenizer).val.astype("int64")
+        )
         points = []
         for length in (1, 2, 4, 8, 16, 32, 64, 128):
             starts = torch.arange(0, len(tokens) - length - 1, (len(tokens) - length) // 400)

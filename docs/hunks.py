@@ -165,9 +165,7 @@ def hunks(old, new, i, j, before, after):
 def rows(old, new, before, after):
     """The rows of two columns: lines that have most words in common face each other."""
     left, right = [], []
-    for i, j in align(
-        [old.lines[i - 1] for i in before], [new.lines[j - 1] for j in after]
-    ):
+    for i, j in align([old.lines[i - 1] for i in before], [new.lines[j - 1] for j in after]):
         i, j = i is not None and before[i], j is not None and after[j]
         marks = changed_words(old.lines[i - 1], new.lines[j - 1]) if i and j else ((), ())
         left.append(old.html(i, marks[0]) if i else None)
@@ -192,7 +190,9 @@ def same_start(a, b):
 def align(before, after):
     """[(i or None, j or None), ...]: the order-preserving pairs with the most words in common."""
     best = [[0.0] * (len(after) + 1) for _ in range(len(before) + 1)]
-    score = [[max(0.0, likeness(a, b) + 0.5 * same_start(a, b) - LIKE) for b in after] for a in before]
+    score = [
+        [max(0.0, likeness(a, b) + 0.5 * same_start(a, b) - LIKE) for b in after] for a in before
+    ]
     for i in reversed(range(len(before))):
         for j in reversed(range(len(after))):
             both = score[i][j] + best[i + 1][j + 1] if score[i][j] else 0

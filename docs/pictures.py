@@ -27,7 +27,7 @@ def ticks(low, high, log):
     if log:
         return [t for e in range(-2, 5) for t in (10**e, 2 * 10**e, 5 * 10**e) if low <= t <= high]
     step = 10 ** math.floor(math.log10(high - low))
-    step = next(s for s in (step / 10, step / 5, step / 2, step) if (high - low) / s <= 6)
+    step = next(s for s in (step / 5, step / 2, step, 2 * step) if (high - low) / s <= 6)
     return [round(n * step, 6) for n in range(math.ceil(low / step), int(high / step + 1e-9) + 1)]
 
 
@@ -36,7 +36,9 @@ def curves(series, x_label, y_label, log=(False, False), level=None):
     points = [point for line in series.values() for point in line]
     xs, ys = ([point[i] for point in points] for i in (0, 1))
     low, high = min(ys + ([level[1]] if level else [])), max(ys)
-    low, high = (low / 1.1, high * 1.1) if log[1] else (low - (high - low) / 12, high + (high - low) / 12)
+    low, high = (
+        (low / 1.1, high * 1.1) if log[1] else (low - (high - low) / 12, high + (high - low) / 12)
+    )
     x = scale(min(xs), max(xs), LEFT, WIDTH - RIGHT, log[0])
     y = scale(low, high, HEIGHT - BOTTOM, TOP, log[1])
     parts = []
@@ -72,7 +74,9 @@ def bars(rows):
         start, size = min(middle, end), max(1, abs(end - middle))
         kind = "down" if change < 0 else "up"
         parts.append(text(0, y + 13, label, "start"))
-        parts.append(f'<rect class="{kind}" x="{start:.1f}" y="{y + 18}" width="{size:.1f}" height="14"/>')
+        parts.append(
+            f'<rect class="{kind}" x="{start:.1f}" y="{y + 18}" width="{size:.1f}" height="14"/>'
+        )
         side = ("end", -5) if change < 0 else ("start", 5)
         parts.append(text(end + side[1], y + 30, f"{change:+.4f}", side[0]))
     parts.append(f'<path class="axis" d="M{middle} 16V{40 * len(rows)}"/>')
@@ -154,7 +158,10 @@ def drawing(items, others, kind, title):
         parts.append(text(130, middle + 4.5, words))
         y += height + 10
     if block:
-        parts.insert(1, f'<rect class="frame" x="2" y="{block[0]}" width="256" height="{block[-1] - block[0]}" rx="6"/>')
+        parts.insert(
+            1,
+            f'<rect class="frame" x="2" y="{block[0]}" width="256" height="{block[-1] - block[0]}" rx="6"/>',
+        )
         parts.append(text(8, block[0] + 13, "× n_layer", "start", ' class="small"'))
     words = "; ".join(words for symbol, words in items if words)
     return svg(width, y, parts, f"{title}: {words}")

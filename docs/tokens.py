@@ -38,7 +38,9 @@ def surprises(run, story):
         probs = run.model(ids[None, start : end - 1])[0][0].softmax(-1)  # (T, V)
         for i in range(done, end):
             row = probs[i - start - 1]
-            top = [[decode([j]), round(100 * row[j].item(), 1)] for j in row.topk(10).indices.tolist()]
+            top = [
+                [decode([j]), round(100 * row[j].item(), 1)] for j in row.topk(10).indices.tolist()
+            ]
             tokens.append([decode([ids[i].item()]), round(-math.log2(row[ids[i]].item()), 2), top])
         done = end
     return tokens
@@ -56,8 +58,15 @@ def main():
         run = importlib.import_module(name).load_run(args.runs / f"{name}-1337", device="cpu")
         found[name] = surprises(run, story)
         bits = sum(token[1] for token in found[name])
-        print(f"{name}: {len(found[name])} tokens, {bits:.1f} bits, {bits / len(story.encode()):.3f} bits/byte")
-    rows = {k: "[\n" + ",\n".join(json.dumps(t, ensure_ascii=False, separators=(",", ":")) for t in v) + "\n]" for k, v in found.items()}
+        print(
+            f"{name}: {len(found[name])} tokens, {bits:.1f} bits, {bits / len(story.encode()):.3f} bits/byte"
+        )
+    rows = {
+        k: "[\n"
+        + ",\n".join(json.dumps(t, ensure_ascii=False, separators=(",", ":")) for t in v)
+        + "\n]"
+        for k, v in found.items()
+    }
     content = "{" + ",\n".join(f"{json.dumps(k)}: {v}" for k, v in rows.items()) + "}\n"
     (ROOT / "docs" / "tokens.json").write_text(content, encoding="utf-8")
 
