@@ -113,6 +113,7 @@ def markdown(text):
     html = html.replace("<table>", '<div class="wide"><table>').replace(
         "</table>", "</table></div>"
     )
+    html = re.sub(r"\s<em>(Change|Run|Compare):", r"<br><em>\1:", html)
     return re.sub(r"<p><strong>(Shapes|Trap)\.", r'<p class="\1"><strong>\1.', html)
 
 
