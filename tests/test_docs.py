@@ -8,16 +8,22 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, load_version
+from small_models import make_model
 
 sys.path.insert(0, str(ROOT / "docs"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import build
 import faults
 import hunks
 import pictures
+import surprise
+import tokens
 
 SITE = ROOT / "docs" / "site"
 PAGES = sorted(path.name for path in SITE.glob("*.html"))
@@ -343,11 +349,11 @@ def test_tokens_are_those_of_one_story():
     path = ROOT / "docs" / "tokens.json"
     stories = json.loads(path.read_text(encoding="utf-8"))
     assert path.stat().st_size < 1_000_000 and set(stories) == {"v1_transformer", "v5_ngpt"}
-    texts = {"".join(token[0] for token in tokens) for tokens in stories.values()}
+    texts = {"".join(token[0] for token in story) for story in stories.values()}
     text = (ROOT / "input.txt").read_text(encoding="utf-8")
     assert len(texts) == 1 and texts.pop() in text[len(text) * 9 // 10 :]
-    for tokens in stories.values():
-        for token, bits, top in tokens:
+    for story in stories.values():
+        for token, bits, top in story:
             percents = [percent for _, percent in top]
             assert (
                 len(top) == 10
@@ -357,6 +363,24 @@ def test_tokens_are_those_of_one_story():
             for word, percent in top:
                 if word == token and percent >= 1:  # two roundings
                     assert 100 * 2**-bits == pytest.approx(percent, abs=0.06 + 0.004 * percent)
+
+
+def test_surprise_is_that_of_the_benchmark():
+    """The same bits as benchmarks/surprise.py, which is tested by itself; the ten are the largest."""
+    version = load_version(5)
+    text = (ROOT / "input.txt").read_text(encoding="utf-8")
+    story = next(
+        s for s in tokens.validation_stories(text, 20) if s.isascii()
+    )  # no token is half a letter
+    tokenizer = version.BPETokenizer.train(text[:20_000], 300, progress=False)
+    model = make_model(version, std=0.1, vocab_size=tokenizer.vocab_size)
+    run = SimpleNamespace(cfg=SimpleNamespace(block_size=32), tokenizer=tokenizer, model=model)
+    found = tokens.surprises(run, story)
+    bits = [bits for _, bits in surprise.token_bits(model, tokenizer, story, 32)]
+    assert "".join(token[0] for token in found) == story
+    assert [token[1] for token in found] == pytest.approx(bits, abs=0.006)
+    logits = model(torch.tensor([tokenizer.encode(tokens.maker.SEPARATOR)]))[0][0, -1]
+    assert found[0][2][0][0] == tokenizer.decode([logits.argmax().item()])
 
 
 def test_faults_can_be_planted_and_were_measured():
