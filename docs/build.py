@@ -17,6 +17,7 @@ from pathlib import Path
 import hunks
 import pictures
 from faults import FAULTS, source
+from faults import STEPS as STEPS_OF_FAULTS
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
@@ -340,7 +341,7 @@ def fault_page():
         picture = pictures.curves(figures[fault["id"]], *axes)
         text = {key: markdown(fault[key]) for key in ("story", "line", "curve", "seen")}
         faults.append(fault | text | {"code": code, "picture": picture})
-    return {"faults": faults}
+    return {"faults": faults, "steps_of": STEPS_OF_FAULTS}
 
 
 def render():

@@ -6,6 +6,7 @@ import html.parser
 import importlib
 import json
 import re
+import statistics
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -363,6 +364,17 @@ def test_tokens_are_those_of_one_story():
             for word, percent in top:
                 if word == token and percent >= 1:  # two roundings
                     assert 100 * 2**-bits == pytest.approx(percent, abs=0.06 + 0.004 * percent)
+
+
+def test_what_the_front_page_says_of_the_tokens():
+    """The hero is nearly free for v5 in most places, the clock is not; v1 pays for the hero."""
+    stories = json.loads((ROOT / "docs" / "tokens.json").read_text(encoding="utf-8"))
+    v5 = {word: [t[1] for t in stories["v5_ngpt"] if t[0] == word] for word in (" Zoë", " clock")}
+    assert statistics.median(v5[" Zoë"]) < 0.1 and len(v5[" Zoë"]) > 10
+    assert min(v5[" clock"]) > 3 and len(v5[" clock"]) > 5
+    text = "".join(token[0] for token in stories["v1_transformer"])
+    bits = [token[1] for token in stories["v1_transformer"]]
+    assert min(sum(bits[m.start() : m.end()]) for m in re.finditer("Zoë", text)) > 3
 
 
 def test_surprise_is_that_of_the_benchmark():
