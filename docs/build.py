@@ -54,7 +54,7 @@ WORTH = {
         "v4, ALiBi",
         "v4, AdamW",
     ],
-    "v5": ["v4, untied head", "v5", "v5, tied head", "v5, AdamW", "v5, SOAP"],
+    "v5": ["v4, untied head", "v5", "v5, tied head", "v5, AdamW", "v5, SOAP", "v5, dropout 0.1"],
 }
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
@@ -233,13 +233,15 @@ def changed_symbols(name):
 def worth(name):
     """The picture of what each idea alone is worth, and its caption; nothing if it is not measured."""
     found = result("ablations")
-    tables = [t for t in found["tables"] if t[0][0].startswith("input.txt, ")] if found else []
-    if not tables or name[:2] not in WORTH:
+    tables = {table[0][0]: table for table in found["tables"]} if found else {}
+    title = next((t for t in tables if t.startswith("input.txt, ") and t.endswith("tokens")), None)
+    if not title or name[:2] not in WORTH:
         return None
-    changes = {row[0]: row[4] for row in tables[0][1:]}
+    changes = {row[0]: row[4] for row in tables[title][1:]}
     rows = [(row, float(changes[row])) for row in WORTH[name[:2]] if changes.get(row)]
-    seeds = {key.split(" | ")[3] for key in found["runs"]}
-    budget = tables[0][0][0].removeprefix("input.txt, ")
+    budget = title.removeprefix("input.txt, ")
+    runs = [key.split(" | ") for key in found["runs"] if key.startswith(f"{budget} | input.txt | ")]
+    seeds = {key[3] for key in runs}
     words = f"{budget} each, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     return rows and {"picture": pictures.bars(rows), "budget": words}
 

@@ -319,7 +319,10 @@ def test_worth_is_what_the_ablations_say(tmp_path, monkeypatch):
     table = [["input.txt, 800,000 tokens", "parameters", "ms/step", "bits/byte", "change"]]
     table += [["v5", "1", "2", "0.3", "-0.0310"], ["v5, SOAP", "1", "2", "0.3", "+0.0020"]]
     runs = {f"800,000 tokens | input.txt | v5 | {seed}": {} for seed in (1, 2)}
-    (tmp_path / "ablations.json").write_text(json.dumps({"tables": [table], "runs": runs}))
+    runs["800,000 tokens | other.txt | v5 | 3"] = {}
+    other = [["input.txt, 45 seconds", *table[0][1:]], ["v5", "1", "2", "0.3", "-9.0"]]
+    found = {"tables": [other, table], "runs": runs}
+    (tmp_path / "ablations.json").write_text(json.dumps(found))
     monkeypatch.setattr(build, "RESULTS", tmp_path)
     found = build.worth("v5_ngpt")
     assert found["budget"] == "800,000 tokens each, 2 seeds"
