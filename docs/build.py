@@ -6,7 +6,6 @@ A version gets its page when both its file and docs/notes/vN.md exist. Nothing d
 tests/test_docs.py holds docs/site/ to what this command writes.
 """
 
-import ast
 import json
 import re
 import shutil
@@ -70,13 +69,17 @@ def rows_of(name, table=0):
     return result(name)["tables"][table][1:]
 
 
+def ladder_rows():
+    """{version: its row of the ladder's table}."""
+    return {row[0].strip("`").removesuffix(".py"): row for row in rows_of("ladder")}
+
+
 def all_figures():
     """What a note may ask for as {{v4 bits}}: names and figures, all from benchmarks/results/."""
     found = {"entropy": f"{result('ladder')['floor']:.3f}"}
-    for row in rows_of("ladder"):
-        name = row[0].strip("`")[:2] if row[0] != "nanoGPT" else "nanoGPT"
-        keys = ("parameters", "bits", "above", "seconds", "wall", "tokens")
-        found |= {f"{name} {key}": cell for key, cell in zip(keys, row[1:], strict=True)}
+    keys = ("parameters", "bits", "above", "seconds", "wall", "tokens")
+    for name, (_, *cells) in ladder_rows().items():
+        found |= {f"{name[:2]} {key}": cell for key, cell in zip(keys, cells, strict=True)}
     for name, *cells in rows_of("length"):
         found |= {
             f"{name[1:3]} {n}x": f"{float(c):.3f}" for n, c in zip((1, 2, 4), cells, strict=True)
@@ -258,30 +261,18 @@ def step_page(name):
         }
         for title, changes in hunks.compare(old, new).items()
     ]
-    row = (
-        next(row for row in rows_of("ladder") if row[0] == f"`{name}.py`")
-        if name in ladder()
-        else None
-    )
-    at = STEPS.index(name)
+    at, drawn = STEPS.index(name), name[:2] in pictures.BLOCKS
     return {
         "name": name,
         "base": base,
         "notes": notes,
-        "figures": row,
+        "figures": ladder_rows().get(name),
         "sections": sections,
-        "docstring": ast.get_docstring(ast.parse(new.text)),
         "worth": worth(name),
-        "drawing": pictures.before_and_after(base and base[:2], name[:2])
-        if name[:2] in pictures.BLOCKS
-        else "",
+        "drawing": drawn and pictures.before_and_after(base and base[:2], name[:2]),
         "before": STEPS[at - 1] if at else None,
         "after": STEPS[at + 1] if at + 1 < len(STEPS) else None,
     }
-
-
-def ladder():
-    return result("ladder")["figures"]
 
 
 def token_html(n, token):
@@ -320,11 +311,10 @@ def front_page():
     rungs = [
         {"name": name, "notes": Notes(name), "sample": found["samples"].get(name)} for name in STEPS
     ]
-    rows = {row[0].strip("`").removesuffix(".py"): row for row in rows_of("ladder")}
     return {
         "picture": picture,
         "rungs": rungs,
-        "rows": rows,
+        "rows": ladder_rows(),
         "stories": stories,
         "machine": found["machine"],
     }
