@@ -189,7 +189,7 @@ def find_texts(tokens, tokenizer, block_size):
     stops = [1, *stops, len(tokens)]
     cuts = [i for a, b in zip(stops, stops[1:], strict=False) for i in range(a, b, block_size)]
     both = torch.from_numpy(np.stack((tokens, words), axis=1))  # (n, 2)
-    return sorted((both[a - 1 : b] for a, b in zip(cuts, [*cuts[1:], None], strict=True)), key=len)
+    return sorted((both[a - 1 : b] for a, b in zip(cuts, [*cuts[1:], None], strict=False)), key=len)
 
 
 def hide(texts, mask, seed, exam=False):
@@ -211,7 +211,7 @@ def get_batch(corpus, cfg, step, device):
     # Starts a golden ratio apart, round and round, lie evenly. Random ones miss 1/e of each pass.
     first = np.random.default_rng(cfg.seed).random()
     start = int((first + 0.618034 * step) % 1 * len(corpus.texts))
-    n = math.ceil(cfg.batch_size * cfg.block_size * len(corpus.texts) / len(corpus.train))
+    n = round(cfg.batch_size * cfg.block_size * len(corpus.texts) / len(corpus.train))
     texts = [corpus.texts[(start + i) % len(corpus.texts)] for i in range(n)]
     batch = hide(texts, corpus.tokenizer.vocab_size, cfg.seed * 1_000_003 + step)
     return [x.to(device) for x in batch]
@@ -615,13 +615,11 @@ def load_run(out="", **changes):
 def init_from(folder, model):
     """Copy the best weights of a v5 or v6 run; a v5 has no vectors for `<mask>` and `<pad>`."""
     try:
-        ((_, saved),) = torch.load(
-            folder / "best.pt", map_location="cpu", weights_only=True
-        ).items()
-        rows = saved["model"]["token_embedding.weight"]
-        others = model.token_embedding.weight.detach().cpu()[len(rows) :]
+        saved = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
+        state = saved.get("v5_ngpt", saved.get(NAME))["model"]
+        rows, own = state["token_embedding.weight"], model.token_embedding.weight.detach().cpu()
         model.load_state_dict(
-            saved["model"] | {"token_embedding.weight": torch.cat((rows, others))}
+            state | {"token_embedding.weight": torch.cat((rows, own[len(rows) :]))}
         )
     except Exception as error:  # torch has a dozen kinds for missing, truncated and misshapen
         raise UserError(f"--init-from {folder}: no v5 or v6 of this size ({error!r:.40})") from None

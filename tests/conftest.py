@@ -32,12 +32,18 @@ def versions(*numbers):
     return pytest.mark.parametrize("version", modules)
 
 
+def use(version):
+    """The command that shows what a trained model does."""
+    return "fill" if number(version) == 6 else "sample"
+
+
 every_version = versions(0, 1, 2, 3, 4, 5)
+every_file = versions(0, 1, 2, 3, 4, 5, 6)  # with the branch, where it promises the same
 from_v1 = versions(1, 2, 3, 4, 5)
 from_v2 = versions(2, 3, 4, 5)
 from_v4 = versions(4, 5)
 OPTIMIZERS = [(1, "adamw"), (2, "adamw"), (3, "adamw"), (4, "muon"), (4, "adamw")]
-OPTIMIZERS += [(5, "muon"), (5, "adamw"), (5, "soap")]
+OPTIMIZERS += [(5, "muon"), (5, "adamw"), (5, "soap"), (6, "muon")]
 KINDS = [pytest.param(load_version(i), kind, id=f"v{i}-{kind}") for i, kind in OPTIMIZERS]
 every_optimizer = pytest.mark.parametrize("version, kind", KINDS)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TEXT, every_version, from_v1, from_v2, load_version, number
+from conftest import TEXT, every_file, from_v1, from_v2, load_version, number, use
 from small_runs import call, small, snapshot, train
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained")
     with chdir(path):
         Path("text.txt").write_text(TEXT, encoding="utf-8", newline="")
-        for i in range(6):
+        for i in range(7):
             train(load_version(i))
     return path
 
@@ -50,7 +50,7 @@ def runs(trained, folder):
 FROM_1 = "block_size batch_size max_steps evals eval_tokens n_layer n_head n_kv_head n_embd".split()
 
 
-@every_version
+@every_file
 def test_numbers_out_of_range(version):
     for field in (field for field in fields(version.Config) if field.type in (int, float)):
         flag = "--" + field.name.replace("_", "-")
@@ -60,7 +60,7 @@ def test_numbers_out_of_range(version):
             assert f"{flag} " in refused(version, flag, value), (flag, value)
 
 
-@every_version
+@every_file
 def test_flags_that_the_command_line_does_not_know(version):
     for line in (
         *("--block-size 1.5", "--seed 1e3", "--learning-rate fast", "--out", "--color red"),
@@ -85,7 +85,7 @@ def test_numbers_that_do_not_go_together(version):
 # --- text
 
 
-@every_version
+@every_file
 def test_texts_that_cannot_be_used(version, runs):
     Path("latin.txt").write_bytes(b"caf\xe9 " * 100)
     Path("half.txt").write_bytes("語".encode()[:2])
@@ -96,7 +96,7 @@ def test_texts_that_cannot_be_used(version, runs):
             assert f"--data {data}: " in said and "give a UTF-8 text file" in said, said
 
 
-@every_version
+@every_file
 @pytest.mark.filterwarnings("ignore:no pairs left to merge")
 def test_texts_that_are_too_short_or_say_one_thing_only(version):
     for text in ("", "a", "\ufeff", "a short text"):
@@ -110,12 +110,12 @@ def test_texts_that_are_too_short_or_say_one_thing_only(version):
     assert done.status == 0 or "--block-size needs more" in done.err
 
 
-@every_version
+@every_file
 def test_characters_and_bytes_that_the_model_does_not_know(version, runs):
-    assert refused(version, "sample", "--prompt", os.fsdecode(b"\xff"))  # no text at all
+    assert refused(version, use(version), "--prompt", os.fsdecode(b"\xff"))  # no text at all
     if number(version) < 2:
         message = "not in the training text: the characters ['語']"
-        assert message in refused(version, "sample", "--prompt", "語")
+        assert message in refused(version, use(version), "--prompt", "語")
         Path("other.txt").write_text("語 " * 100, encoding="utf-8")
         assert "['語']" in refused(version, "eval", "--data", "other.txt")
 
@@ -131,14 +131,14 @@ def test_tokenizers_that_cannot_be_used(version):
 # --- the files of a run
 
 
-@every_version
+@every_file
 def test_runs_that_are_not_there(version, runs):
-    other = load_version((number(version) + 1) % 6).NAME
-    assert f"holds a run of {other}" in refused(version, "sample", "--out", f"runs/{other}/1")
+    other = load_version((number(version) + 1) % 7).NAME
+    assert f"holds a run of {other}" in refused(version, use(version), "--out", f"runs/{other}/1")
     for out in ("missing", "text.txt", "."):
         assert f"{out}: holds no run" in refused(version, "eval", "--out", out)
     shutil.rmtree(f"runs/{version.NAME}")
-    assert f"runs/{version.NAME}/0: holds no run" in refused(version, "sample")
+    assert f"runs/{version.NAME}/0: holds no run" in refused(version, use(version))
     for out in ("text.txt", "text.txt/run"):  # a file is in the way
         refused(version, *small(version, out=out), "--overwrite")
 
@@ -161,7 +161,7 @@ def damages(path):
         yield from (p.read_bytes() for p in others[:2])  # of another version
 
 
-@every_version
+@every_file
 def test_damaged_files_of_a_run(version, runs):
     for path in Path("runs", version.NAME, "1").iterdir():
         if path.suffix not in (".pt", ".json"):
@@ -171,16 +171,18 @@ def test_damaged_files_of_a_run(version, runs):
             path.unlink(missing_ok=True)
             if content is not None:
                 path.write_bytes(content)
-            refused(version, *("--resume --max-steps 12" if is_checkpoint else "sample").split())
+            refused(
+                version, *("--resume --max-steps 12" if is_checkpoint else use(version)).split()
+            )
             assert not Path("evil").exists()
         path.write_bytes(good)
     config = Path("runs", version.NAME, "1", "config.json")
     saved = json.loads(config.read_text())
     for changed in ({"unknown": 1}, {"block_size": -1}, {"version": None}):
         config.write_text(json.dumps(saved | changed))
-        refused(version, "sample")
+        refused(version, use(version))
     config.write_text(json.dumps(saved))
-    assert call(version, "sample").status == 0
+    assert call(version, use(version)).status == 0
 
 
 @from_v1
@@ -192,19 +194,19 @@ def test_settings_that_the_weights_do_not_have(version, runs):
 # --- the machine
 
 
-@every_version
+@every_file
 def test_devices_that_are_not_there(version, runs):
     for device in ("cuda:99", "gpu", ""):
         message = f"--device {device}: not available here"
         assert message in refused(version, *small(version, device=device))
-        assert message in refused(version, "sample", "--device", device)
+        assert message in refused(version, use(version), "--device", device)
     config = Path("runs", version.NAME, "1", "config.json")  # a run from another machine opens
     config.write_text(config.read_text().replace('"cpu"', '"cuda:99"'))
-    assert "not available here" in refused(version, "sample")
-    assert call(version, "sample", "--device", "cpu").status == 0
+    assert "not available here" in refused(version, use(version))
+    assert call(version, use(version), "--device", "cpu").status == 0
 
 
-@every_version
+@every_file
 def test_out_of_memory(version, monkeypatch):
     def cuda():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -221,10 +223,10 @@ def test_out_of_memory(version, monkeypatch):
         call(version, *small(version))
 
 
-@every_version
+@every_file
 def test_a_terminal_without_the_letters(version, runs):
     for encoding in ("ascii", "cp1252"):
-        done = call(version, "sample", "--prompt", "é" * 3, encoding=encoding)
+        done = call(version, use(version), "--prompt", "é ___", encoding=encoding)
         assert done.status == 0 and done.err == ""
     Path("語").write_text(TEXT, encoding="utf-8")
     train(version, data="語", out="ß", encoding="ascii")

@@ -13,7 +13,6 @@ from collections import Counter
 import pytest
 from conftest import NAMES, ROOT
 
-STEPS = list(zip(NAMES, NAMES[1:], strict=False))
 SECTIONS = ["1 CONFIG", "2 TOKENIZER AND DATA", "3 MODEL", "4 OPTIMIZER", "5 EVALUATION"]
 SECTIONS += ["6 GENERATION", "7 CHECKPOINT", "8 TRAINING", "9 COMMAND LINE"]
 LIBRARIES = {"numpy", "torch", "tyro", "matplotlib", "tqdm"}
@@ -24,12 +23,21 @@ TOKENIZER |= {"itertools", "os", "pathlib", "re", "regex", "sys", "tqdm", "typin
 TOKENIZER |= {"tiktoken", "tokenizers", "warnings"}
 OFFERED = {"Config", "train", "load_run", "evaluate", "generate", "LanguageModel"}
 
-each_version = pytest.mark.parametrize("name", NAMES)
-each_step = pytest.mark.parametrize(("old", "new"), STEPS, ids=[new for _, new in STEPS])
-
 
 def read(name):
     return (ROOT / f"{name}.py").read_text(encoding="utf-8")
+
+
+def base(name):
+    """The file that a file differs from, by its docstring: v5_ngpt for "Same as v5: ..."."""
+    version = re.search(r"^Same as (v\d): ", read(name), re.MULTILINE)[1]
+    return next(other for other in NAMES if other.startswith(f"{version}_"))
+
+
+STEPS = [(base(name), name) for name in NAMES[1:]]
+USE = dict.fromkeys(NAMES, "sample") | {"v6_mlm": "fill"}
+each_version = pytest.mark.parametrize("name", NAMES)
+each_step = pytest.mark.parametrize(("old", "new"), STEPS, ids=[new for _, new in STEPS])
 
 
 def sections(name):
@@ -81,6 +89,18 @@ def test_the_course_is_short(tmp_path, capsys):
     assert lines["v0_bigram"] <= 430 and lines["v5_ngpt"] <= 950
 
 
+def test_the_branch_is_short():
+    """v6 adds at most 120 lines to v5; what --init-from needs is counted apart."""
+    old, new = (read(name).splitlines() for name in ("v5_ngpt", "v6_mlm"))
+    start = new.index("def init_from(folder, model):")
+    length = new[start:].index(
+        "# What --resume may change. All other settings, and the text, make the run what it is."
+    )
+    apart = [line for line in new if "cfg.init_from and" in line or "init_from(source" in line]
+    assert length <= 15 and len(apart) == 2
+    assert added_lines("v5_ngpt.py", "v6_mlm.py") - length - len(apart) <= 120
+
+
 @each_version
 def test_functions_are_short_and_used(name):
     source = read(name)
@@ -105,7 +125,7 @@ def test_ruff_finds_nothing_to_change(command):
 def test_sections_and_docstring(name):
     assert list(sections(name)) == ["imports", *SECTIONS]
     doc = ast.get_docstring(ast.parse(read(name)))
-    parts = ["New:", "Measured: ", f"Run: python {name}.py [train|sample|eval] [--help]"]
+    parts = ["New:", "Measured: ", f"Run: python {name}.py [train|{USE[name]}|eval] [--help]"]
     if name != "v0_bigram":
         parts = ["Same as v", parts[0], "Changed sections: ", *parts[1:]]
     assert doc.startswith(f"{name[:2]}: ")
@@ -122,7 +142,7 @@ def test_only_listed_sections_change(old, new):
     assert set(re.split(r",\s+", listed)) == changed
 
 
-@each_version
+@pytest.mark.parametrize("name", NAMES[:6])
 def test_measured_is_what_the_benchmark_printed(name):
     ladder = ROOT / "benchmarks" / "results" / "ladder.json"
     figures = json.loads(ladder.read_text(encoding="utf-8"))["figures"][name]
@@ -133,6 +153,14 @@ def test_measured_is_what_the_benchmark_printed(name):
         table = json.loads((ladder.parent / "length.json").read_text(encoding="utf-8"))["tables"][0]
         (row,) = [row for row in table if row[0] == f"`{name}`"]
         assert ", ".join(f"{float(cell):.3f}" for cell in row[1:]) in read(name)
+
+
+def test_measured_of_the_branch():
+    results = ROOT / "benchmarks" / "results" / "mlm.json"
+    found = json.loads(results.read_text(encoding="utf-8"))["figures"]
+    line = f"Measured: {100 * found['words']:.0f} % of hidden words right on input.txt, "
+    line += f"{found['bits_per_byte']:.3f} bits/byte, {found['parameters']:,} parameters, "
+    assert f"{line}{found['seconds']:.0f} s\n" in read("v6_mlm")
 
 
 @pytest.mark.parametrize("name", [*NAMES, "bpe_tokenizer"])
@@ -151,7 +179,8 @@ def test_imports_are_these_and_nothing_unsafe_is_loaded(name):
     loads = re.findall(r"torch\.load\(.*", source)
     assert all("weights_only=True" in load for load in loads)
     if name != "bpe_tokenizer":
-        assert loads and OFFERED <= vars(importlib.import_module(name)).keys()
+        offered = OFFERED - ({"generate"} if name == "v6_mlm" else set())
+        assert loads and offered <= vars(importlib.import_module(name)).keys()
 
 
 @each_version

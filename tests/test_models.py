@@ -188,7 +188,7 @@ def test_one_batch_is_memorized(version, kind):
     tokens[:, 0] = torch.arange(4)  # rows that start alike could not be told apart
     for step in range(100):
         loss = take_step(version, model, cfg, optimizers, step, tokens[:, :-1], tokens[:, 1:])
-    assert loss < 0.1
+    assert loss < (3.2 if number(version) == 6 else 0.1)  # v6 gives the sum over 32 tokens
     for name, p in model.named_parameters():
         assert (p - before[name]).abs().max() > 1e-3, name
 

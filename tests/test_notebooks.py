@@ -54,7 +54,7 @@ def test_its_code_runs(path, monkeypatch):
             version, "evaluate", lambda m, ids, *rest: evaluate(m, ids[:999], *rest)
         )
 
-    for version in map(load_version, range(6)):
+    for version in map(load_version, range(7)):
         shorten(version, version.train, version.evaluate)
     monkeypatch.chdir(path.parent)
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -17,7 +17,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TEXT, every_optimizer, every_version, from_v1, from_v2, number, versions
+from conftest import (
+    ROOT,
+    TEXT,
+    every_file,
+    every_optimizer,
+    every_version,
+    from_v1,
+    from_v2,
+    number,
+    versions,
+)
 from matplotlib.figure import Figure
 from small_runs import call, check_whole, load, results, same, small, snapshot, train
 
@@ -84,7 +94,7 @@ def test_a_run_says_and_writes_what_it_found(version, monkeypatch):
     assert call(version, "eval").out in out and call(version, "sample").out in out
 
 
-@every_version
+@every_file
 def test_runs_are_numbered_also_when_they_start_at_once(version):
     cfg, tokenizer = version.Config(), namedtuple("T", "save")(lambda path: None)
     with ThreadPoolExecutor(8) as pool:
@@ -95,7 +105,7 @@ def test_runs_are_numbered_also_when_they_start_at_once(version):
     assert version.create_folder(cfg, tokenizer) == Path("runs", version.NAME, "41")
 
 
-@every_version
+@every_file
 def test_a_run_is_overwritten_only_when_asked(version, monkeypatch):
     train(version, out="a run", seed=1)
     before = snapshot("a run")
@@ -165,7 +175,7 @@ def test_a_finished_run_goes_on_with_a_larger_budget(version, monkeypatch):
     assert (cfg.max_seconds, cfg.temperature, cfg.n_embd) == (12, 0, 8)
 
 
-@from_v1
+@versions(1, 2, 3, 4, 5, 6)
 def test_a_refused_resume_leaves_the_run_as_it_is(version):
     train(version)
     Path("other.txt").write_text(TEXT.replace("fox", "owl"), encoding="utf-8")
@@ -211,7 +221,7 @@ def test_a_signal_ends_a_process_with_a_saved_run(version):
     assert f"\n{step + 4}," in Path("run/metrics.csv").read_text()
 
 
-@every_version
+@every_file
 def test_a_full_disk_at_any_write_leaves_every_file_whole_or_absent(version, monkeypatch):
     write_bytes = Path.write_bytes
 
@@ -233,7 +243,7 @@ def test_a_full_disk_at_any_write_leaves_every_file_whole_or_absent(version, mon
     assert done.status == 0 and n > 10
 
 
-@every_version
+@every_file
 def test_two_processes_may_write_a_file_at_once(version, monkeypatch):
     replace = Path.replace
 
@@ -248,7 +258,7 @@ def test_two_processes_may_write_a_file_at_once(version, monkeypatch):
     assert snapshot() == {"file": b"first", "text.txt": Path("text.txt").read_bytes()}
 
 
-@every_version
+@every_file
 def test_non_finite_numbers_are_never_saved(version, monkeypatch):
     def spoil(model):
         next(model.parameters()).data.fill_(torch.nan)
@@ -267,7 +277,7 @@ def test_non_finite_numbers_are_never_saved(version, monkeypatch):
 # --- the text
 
 
-@from_v2
+@versions(2, 3, 4, 5, 6)
 def test_token_ids_are_encoded_once(version, monkeypatch):
     train(version)
     before = snapshot("runs/cache")

@@ -25,7 +25,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from conftest import TEXT, load_version
+from conftest import TEXT, load_version, use
 from small_runs import call, small, train
 
 NUMBERS = ["0", "1", "2", "3", "7", "16", "-1", "0.5", "1e-9", "nan", "inf", "-inf", "1e999", "x"]
@@ -81,10 +81,13 @@ def attempt(rng, version):
     """One random command line, text or damaged file, on a fresh copy of the runs."""
     shutil.rmtree("now", ignore_errors=True)
     shutil.copytree("runs-of-all", "now")
-    kind, command = rng.choice(["flags", "text", "file"]), rng.choice(["train", "sample", "eval"])
+    kind, command = (
+        rng.choice(["flags", "text", "file"]),
+        rng.choice(["train", use(version), "eval"]),
+    )
     words = ["train", *small(version), *rng.choice([[], ["--out", "new"]])]
     if command != "train":
-        words = [command, "--max-new-tokens", "5"]
+        words = [command] if command == "fill" else [command, "--max-new-tokens", "5"]
     if rng.random() < 0.3:
         words = ["--resume", "--max-steps", "8"]
     if kind == "flags":
@@ -107,7 +110,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    args, versions = parser.parse_args(), [load_version(i) for i in range(6)]
+    args, versions = parser.parse_args(), [load_version(i) for i in range(7)]
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, hang)
     Figure.savefig = lambda self, file: file.write(b"a picture")
