@@ -98,7 +98,7 @@ class Config:
     def check(self):
         """Raise UserError for a number that no run can use."""
         at_least_1 = {"block_size", "batch_size", "max_steps", "evals", "eval_tokens"}
-        at_least_1 |= {"n_layer", "n_head", "n_kv_head", "n_embd"}
+        at_least_1 |= {"n_layer", "n_head", "n_kv_head", "n_embd", "rope_base"}
         for name, value in asdict(self).items():
             low = 1 if name in at_least_1 else 0
             if isinstance(value, int | float) and not low <= value < 2**31:
@@ -149,7 +149,7 @@ def encode_split(cfg, start, stop, sha256, tokenizer):
     if not path.exists():
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         blocks = tqdm(read_blocks(cfg.data, start, stop), "encoding", delay=5, disable=None)
-        ids = [np.array(block, dtype) for block in tokenizer.encode_blocks(blocks)]  # as one text
+        ids = [np.array(block, dtype) for block in tokenizer.encode_blocks(blocks)]  # no word cut
         buffer = io.BytesIO()
         np.save(buffer, np.concatenate(ids))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ def get_batch(corpus, cfg, step, device):
     """Inputs and targets (B, T) of a step: the same for the same (seed, step)."""
     # Starts a golden ratio apart, round and round, lie evenly. Random ones miss 1/e of each pass.
     first = np.random.default_rng(cfg.seed).random()
-    start = int((first + 0.618034 * step) % 1 * len(corpus.texts))
+    start = int((first + 0.6180339887498949 * step) % 1 * len(corpus.texts))
     n = round(cfg.batch_size * cfg.block_size * len(corpus.texts) / len(corpus.train))
     texts = [corpus.texts[(start + i) % len(corpus.texts)] for i in range(n)]
     batch = hide(texts, corpus.tokenizer.vocab_size, cfg.seed * 1_000_003 + step)
@@ -248,7 +248,7 @@ def attend(q, k, v, bias):
     Unit vectors have products of variance 1 / D: times sqrt(D), not divided by it, they have 1.
     Query head h reads key/value head h // G. The G heads of a group are laid end to end along
     the time axis, so that one product serves them all and no key is copied. On CUDA a fused
-    kernel computes the same without ever storing the scores.
+    kernel computes the same, in bfloat16 without ever storing the scores.
     """
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
     if q.is_cuda:
@@ -449,8 +449,8 @@ class SOAP(torch.optim.Optimizer):
     L = mean of G G^T = Q_L diag Q_L^T, R = mean of G^T G = Q_R diag Q_R^T;
     W = W - lr Q_L Adam(Q_L^T G Q_R) Q_R^T.
     Adam scales each number of G as if it were independent of the others; in this basis it nearly
-    is. The first gradient only sets the basis, which follows L and R every `frequency` steps, each
-    time so little that V need not be turned with it. beta2, for V, L and R, is the paper's.
+    is. The first gradient only sets the basis, which follows L and R every `frequency` steps; as in
+    the authors' code V is not turned with it. beta2, for V, L and R, is the paper's.
     """
 
     def __init__(self, params, lr=0.0, betas=(0.8, 0.95), eps=1e-8, frequency=10):
@@ -721,6 +721,7 @@ def record(folder, model, corpus, cfg, rows, step, seconds, losses):
     mean = sum(losses) / len(losses)
     if not math.isfinite(mean + nats):
         raise UserError(f"step {step}: the loss is not finite; try a lower --learning-rate")
+    losses.clear()
     row = {"step": step, "seconds": seconds, "tokens": tokens, "train_loss": mean}
     rows.append(row | {"val_loss": nats, "val_bits_per_byte": bits})
     row = f"{step:>8,} {seconds:>8.1f} {tokens / seconds:>9,.0f} {mean:>17.4f}"
@@ -750,8 +751,8 @@ def set_schedules(cfg, model, optimizers, spent, step):
 
 
 @contextmanager
-def catch_signals(folder):
-    """A list that the first Ctrl-C or SIGTERM fills; a second one ends the program at once."""
+def catch_signals():
+    """A list that the first Ctrl-C or SIGTERM fills; a second of its kind ends the program."""
     received = []
 
     def receive(number, frame):
@@ -764,9 +765,6 @@ def catch_signals(folder):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received and not RANK:
-        again = f"python {NAME}.py --resume --out {folder}"
-        raise UserError(f"stopped and saved; continue with: {again}")
 
 
 def keep_memory():
@@ -778,13 +776,11 @@ def keep_memory():
 
 
 def agree(spent, signals):
-    """Whether to stop, and the share of the budget: by rank 0's clock, since the others send 0, and
-    by a signal to any process. All must do the same steps.
-    """
+    """The budget's share by rank 0's clock (the others send 0), and whether any process has got a
+    signal: all must stop at the same step."""
     seen = torch.tensor([0.0 if RANK else spent, len(signals)], dtype=torch.float64)
     if N_RANKS > 1:
         torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
-    signals += [signal.SIGTERM] * (int(seen[1]) - len(signals))
     return seen[0].item(), bool(seen[1])
 
 
@@ -823,7 +819,7 @@ def train(cfg):
     step, seconds, losses, rows = loop
     spent, stop = budget_spent(cfg, step, seconds), False  # share of the budget, 0 to 1
     bar = tqdm(total=1, initial=spent, bar_format=BAR, leave=False, disable=RANK > 0 or None)
-    with catch_signals(folder) as signals, bar:
+    with catch_signals() as signals, bar:
         while spent < 1 and not stop:
             start = time.perf_counter()
             set_schedules(cfg, model, optimizers, spent, step)
@@ -840,10 +836,10 @@ def train(cfg):
             bar.set_postfix_str(f"step {step}, loss {losses[-1]:.3f}", refresh=False)
             if RANK == 0 and int(spent * cfg.evals) > int(before * cfg.evals):
                 record(folder, model, corpus, cfg, rows, step, seconds, losses)
-                losses.clear()
                 save_progress(folder, cfg, corpus, model, optimizers, step, seconds, losses, rows)
-        if stop and RANK == 0:
+        if spent < 1 and RANK == 0:  # stopped by a signal
             save_progress(folder, cfg, corpus, model, optimizers, step, seconds, losses, rows)
+            raise UserError(f"stopped and saved; resume: python {NAME}.py --resume --out {folder}")
     if rows and rows[-1]["val_loss"] > 1.01 * min(row["val_loss"] for row in rows):
         print("The validation loss rose again: the model memorizes. Use more text or fewer steps.")
     return folder
@@ -866,7 +862,7 @@ def run_command(cfg):
     if cfg.command == "train":
         write_file(folder / "sample.txt", text.encode())
         print(f"\nsaved in {folder}: best.pt, loss.png, metrics.csv, sample.txt")
-        print(f'next: python {NAME}.py fill --prompt "Once there was a ___."')
+        print(f'next: python {NAME}.py fill --out {folder} --prompt "Once there was a ___."')
 
 
 def main():
