@@ -188,7 +188,7 @@ def find_texts(tokens, tokenizer, block_size):
     stops = np.flatnonzero(paragraph | line & np.append(False, line[:-1])) + 1
     stops = [1, *stops, len(tokens)]
     cuts = [i for a, b in zip(stops, stops[1:], strict=False) for i in range(a, b, block_size)]
-    both = torch.from_numpy(np.stack((tokens, words), axis=1))  # (n, 2)
+    both = torch.from_numpy(np.stack((tokens, words), axis=1))
     return sorted((both[a - 1 : b] for a, b in zip(cuts, [*cuts[1:], None], strict=False)), key=len)
 
 
@@ -534,7 +534,7 @@ def fill(run, n=5):
     idx = torch.tensor([ids[:-1]], device=choose_device(run.cfg))  # (1, T)
     if mask not in idx:
         raise UserError("--prompt: has no gap; write ___ where a token is missing")
-    for probs in run.model(idx)[0][idx == mask].softmax(-1):  # (V,)
+    for probs in run.model(idx)[0][idx == mask].softmax(-1):
         best = zip(*probs.topk(n), strict=True)
         text += "\n" + "  ".join(f"{run.tokenizer.decode(i[None])!r} {p:.0%}" for p, i in best)
     print(f"\n{text}")

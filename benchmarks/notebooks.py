@@ -1,7 +1,7 @@
 """Run the notebooks again and keep their outputs: after a change of the tables that they read, say.
 
     python benchmarks/notebooks.py                  # all of notebooks/*.ipynb, in place
-    python benchmarks/notebooks.py 3 5              # those whose names begin so
+    python benchmarks/notebooks.py 3_ 5_            # those whose names begin so
 
 A cell that raises stops the command, and leaves its notebook as it was. What changes from run to run without a meaning
 (times of execution, versions of the kernel) is not kept, so that a diff shows what changed in the outputs. The README's
@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-SHOWN = dict(zip("0123456789", (1, 0, 1, 2, 0, 2, 0, 0, 1, 1), strict=True))  # picture for README
+SHOWN = (1, 0, 1, 2, 0, 2, 0, 0, 1, 1, 0)  # the picture of each for README
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -44,7 +44,9 @@ def write_thumbnail(notebook, path, width=240):
     pictures = [
         output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})
     ]
-    picture = Image.open(io.BytesIO(base64.b64decode(pictures[SHOWN[path.name[0]]]))).convert("RGB")
+    picture = Image.open(
+        io.BytesIO(base64.b64decode(pictures[SHOWN[int(path.stem.split("_")[0])]]))
+    ).convert("RGB")
     small = picture.resize(
         (width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS
     )

@@ -16,7 +16,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-ORDER = "ladder shakespeare ablations length generation step sizes tune surprise variations tokenizer scaffold counting"
+ORDER = "ladder shakespeare ablations length generation step sizes tune surprise variations tokenizer scaffold counting mlm"
 HEAD = """# Measured
 
 Every table was printed by the command above it, and is copied here from `benchmarks/results/` by

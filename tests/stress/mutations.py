@@ -55,6 +55,23 @@ v5_ngpt test_runs::test_non_finite  if not all(p.isfinite() ==> if False and not
 v5_ngpt test_runs::test_two_processes  .{os.getpid()}.tmp ==> .tmp
 v5_ngpt test_bad_input::test_damaged  weights_only=True ==> weights_only=False
 v5_ngpt test_bad_input::test_out_of  if isinstance(error, RuntimeError) ==> if isinstance(error, MemoryError)
+v6_mlm test_v6  < 0.15  # one ==> < 0.12  # one
+v6_mlm test_v6  (die < 0.8) | exam ==> (die < 0.85) | exam
+v6_mlm test_v6  die < 0.9 ==> die < 0.95
+v6_mlm test_v6  inner & np.append(False, in_word[:-1]) ==> inner
+v6_mlm test_v6  words > 0 if exam ==> words != 0 if exam
+v6_mlm test_v6  words[:, 0] = 0 ==> pass
+v6_mlm test_v6  seed=0, exam=True ==> seed=torch.seed(), exam=True
+v6_mlm test_v6  mask + 1)  # `<pad>` ==> mask)
+v6_mlm test_v6  -1e30, 0.0 ==> 0.0, 0.0
+v6_mlm test_v6  -1e30, 0.0 ==> -math.inf, 0.0
+v6_mlm test_v6  (0, 0, 1, -1) ==> (0, 0, 0, 0)
+v6_mlm test_v6  / n_targets ==> / len(parts)
+v6_mlm test_shapes  # (N, C), (N,) ==> # (N, V), (N,)
+v6_mlm test_v6  part.removesuffix(" ") ==> part
+v6_mlm test_v6  if mask not in idx ==> if False
+v6_mlm test_v6  own[len(rows) :] ==> own[:2] * 0
+v6_mlm test_runs::test_a_resumed  vocab_size, cfg.seed * 1_000_003 + step ==> vocab_size, time.time_ns()
 bpe_tokenizer test_tokenizer::test_merges_and_ids  (-counts[pair], pair) ==> -counts[pair]
 bpe_tokenizer test_tokenizer::test_merges_and_ids  else (b, y)] -= n ==> else (a, y)] -= n
 bpe_tokenizer test_tokenizer::test_merges_and_ids  rank * n + left ==> rank * n + right
