@@ -64,15 +64,15 @@ class Filler:
     A context with a hidden token in it was never counted, so that the smaller ones decide.
     """
 
-    def __init__(self, tokens, vocab_size, contexts):
-        self.vocab_size, self.counts = (
-            vocab_size,
-            {offsets: defaultdict(Counter) for offsets in contexts},
-        )
-        tokens = tokens.tolist()
+    def __init__(self, tokens, tokenizer, contexts):
+        self.vocab_size, tokens = tokenizer.vocab_size, tokens.tolist()
+        pieces = [tokenizer.decode_bytes([i]) for i in range(self.vocab_size)]
+        words = {i for i, piece in enumerate(pieces) if piece[-1] in v6.LETTERS}  # what is hidden
+        self.counts = {offsets: defaultdict(Counter) for offsets in contexts}
         for offsets, counts in self.counts.items():
             for i in range(2, len(tokens) - 2):
-                counts[tuple([tokens[i + offset] for offset in offsets])][tokens[i]] += 1
+                if tokens[i] in words:
+                    counts[tuple([tokens[i + offset] for offset in offsets])][tokens[i]] += 1
 
     def probabilities(self, ids, gap):
         """The probability (V,) of each token at a gap of ids, a list in which hidden ones are <mask>."""
@@ -105,9 +105,9 @@ def score(predict, texts, tokenizer):
     return np.mean(right), 1 - len(wrong) / len(set(words)), bits / n_bytes
 
 
-def filler(tokens, vocab_size, contexts):
+def filler(tokens, tokenizer, contexts):
     """`predict` of a Filler."""
-    counted = Filler(tokens, vocab_size, contexts)
+    counted = Filler(tokens, tokenizer, contexts)
     return lambda ids, gaps: np.stack(
         [counted.probabilities(ids.tolist(), gap) for gap in gaps.tolist()]
     )
@@ -166,7 +166,7 @@ def compare_fillers(data, folder):
     run, texts, rows = train(folder / "scratch", data=data)
     corpus, table = v6.load_corpus(run.cfg, run.tokenizer), [["filler", *HEAD]]
     for name, contexts in FILLERS.items():
-        predict = filler(corpus.train, run.tokenizer.vocab_size, contexts)
+        predict = filler(corpus.train, run.tokenizer, contexts)
         table.append([name, *shown(score(predict, texts, run.tokenizer))])
         print(table[-1], flush=True)
     found = score(network(run.model), texts, run.tokenizer)
