@@ -179,7 +179,7 @@ def load_corpus(cfg, tokenizer=None):
 
 
 def find_texts(tokens, tokenizer, block_size):
-    """Paragraphs of tokens[1:], cut to block_size, short ones first, (T, 2): ids, word numbers."""
+    """Paragraphs, at most block_size long, each after the token before it, (T, 2): ids, words."""
     pieces = [tokenizer.decode_bytes([i]) for i in range(tokenizer.vocab_size)]
     ends = [(p[0] in LETTERS, p[-1] in LETTERS, p[-1] == 10, p[-2:] == b"\n\n") for p in pieces]
     inner, in_word, line, paragraph = np.array(ends).T[:, tokens]
@@ -193,7 +193,7 @@ def find_texts(tokens, tokenizer, block_size):
 
 
 def hide(texts, mask, seed, exam=False):
-    """Inputs and targets or -100 (B, T): 15 % of the words; in an exam nothing else, all hidden."""
+    """Inputs and targets or -100 (B, T): 15 % of words and other tokens; in an exam words alone."""
     ids, words = nn.utils.rnn.pad_sequence(texts, batch_first=True).unbind(2)  # (B, T)
     ids = ids.where(words != 0, mask + 1)  # `<pad>`
     words[:, 0] = 0  # the token before the paragraph, for context only
