@@ -220,7 +220,7 @@ def main():
     add("--data", nargs="+", default=["input.txt"], help="texts; 1 and 3 read the first only")
     add("--v5", type=Path, metavar="RUN", help="a v5 trained on the first text, for question 3")
     add("--sizes", nargs="+", type=int, default=[0, 512, 1024, 4096], help="0: characters")
-    add("--seconds", type=float, default=60, help="of CPU time for each size")
+    add("--seconds", type=float, default=90, help="of CPU time for each size")
     add("--out", type=Path, default=RESULTS / "mlm.json", help="where the result goes")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
