@@ -8,7 +8,7 @@ Three questions, each about 15 % of the validation words, all hidden, the same w
    For characters the benchmark puts in v1's tokenizer, and four times the context, for as much text.
 3. A trained v5 as the start, with either objective, for a third of the steps of 1.
 
-`ladder.py --keep runs/ladder` trains the v5. notebooks/10_masked_words.ipynb reads the file that this command writes.
+`ladder.py --keep runs/ladder` trains the v5. notebooks/10_masked_words.ipynb reads what this command writes.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from itertools import product
 from pathlib import Path
 from unittest import mock
 
@@ -41,11 +42,14 @@ FILLERS = {
 HEAD = ["hidden tokens right", "hidden words right", "bits/byte of hidden words"]
 
 
-QUESTION = "How well does v6 fill gaps?"
-NOTE = """Second table: equal CPU seconds of one thread, one seed. *Single tokens right*: 15 % of the tokens hidden one by one, as
-single characters usually are; in all other columns whole words are hidden, the same ones in each row of a text. A model
-sees how many tokens it must fill in: *of which given away* is the most that this can tell, the entropy of the number of
-tokens in a word. The other tables have budgets in steps."""
+RATES = ("learning_rate", "muon_learning_rate")
+NOTES = (
+    """15 % of the validation words hidden, whole, and the same in every row. Bytes are those of words. One seed.""",
+    """One seed; equal CPU seconds of one thread. *Single tokens right*: 15 % of the tokens hidden one by one, as single
+characters usually are. In all other columns whole words are hidden, the same in every row of a text. *Told by the gaps*,
+in bits/byte: the most that the number of gaps can tell of a word, the entropy of its number of tokens.""",
+    """Loss on the hidden words of the validation split. One seed; the budgets are steps.""",
+)
 
 
 class Characters(v1.CharTokenizer):
@@ -202,12 +206,13 @@ def compare_tokens(data, sizes, seconds, folder):
 def compare_starts(data, source, scratch, folder):
     """Question 3: a table and the curves of the runs; scratch: the curve of the run of question 1."""
     steps, curves = round(scratch[-1]["step"] / 3), {"from scratch": scratch}
-    name = f"from scratch, {steps} steps"
-    curves[name] = train(folder / "third", data=data, max_steps=steps)[2]
-    for objective in ("mlm", "mntp"):
-        settings = {"max_steps": steps, "objective": objective, "init_from": str(source)}
-        name = f"from v5, {objective}, {steps} steps"
-        curves[name] = train(folder / objective, data=data, **settings)[2]
+    curves["from scratch, a third"] = train(folder / "third", data=data, max_steps=steps)[2]
+    defaults = v6.Config()
+    for objective, factor in product(("mlm", "mntp"), (1.0, 0.25)):
+        rates = {name: factor * getattr(defaults, name) for name in RATES}
+        settings = {"max_steps": steps, "objective": objective, "init_from": str(source)} | rates
+        name = f"from v5, {objective}, learning rates x {factor:g}"
+        curves[name] = train(folder / name, data=data, **settings)[2]
     table = [["start", "steps", "bits/byte of hidden words"]]
     for name, rows in curves.items():
         table.append([name, f"{rows[-1]['step']:,.0f}", f"{rows[-1]['val_bits_per_byte']:.3f}"])
@@ -219,19 +224,29 @@ def main():
     add = parser.add_argument
     add("--data", nargs="+", default=["input.txt"], help="texts; 1 and 3 read the first only")
     add("--v5", type=Path, metavar="RUN", help="a v5 trained on the first text, for question 3")
+    add("--questions", nargs="+", type=int, default=[1, 2, 3], help="3 needs the result of 1")
     add("--sizes", nargs="+", type=int, default=[0, 512, 1024, 4096], help="0: characters")
     add("--seconds", type=float, default=90, help="of CPU time for each size")
-    add("--out", type=Path, default=RESULTS / "mlm.json", help="where the result goes")
+    add("--out", type=Path, default=RESULTS, help="the folder where the results go")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        fillers, figures, curve = compare_fillers(args.data[0], folder)
-        starts, curves = compare_starts(args.data[0], args.v5, curve, folder)
-        torch.set_num_threads(1)
-        head = ["text", "tokens", "steps", "single tokens right", *HEAD, "of which given away"]
-        tokens = [compare_tokens(data, args.sizes, args.seconds, folder) for data in args.data]
-    tables = [fillers, [head, *(row for rows in tokens for row in rows)], starts]
-    save(args.out, QUESTION, tables, NOTE, figures=figures, curves=curves)
+        if 1 in args.questions:
+            table, figures, curve = compare_fillers(args.data[0], folder)
+            question = "How well does v6 fill gaps, against counting?"
+            save(args.out / "mlm.json", question, [table], NOTES[0], figures=figures, curve=curve)
+        if 3 in args.questions:
+            curve = json.loads((args.out / "mlm.json").read_text(encoding="utf-8"))["curve"]
+            table, curves = compare_starts(args.data[0], args.v5, curve, folder)
+            question = "What is a trained v5 worth as the start of v6?"
+            save(args.out / "mlm_starts.json", question, [table], NOTES[2], curves=curves)
+        if 2 in args.questions:
+            torch.set_num_threads(1)
+            table = [["text", "tokens", "steps", "single tokens right", *HEAD, "told by the gaps"]]
+            for data in args.data:
+                table += compare_tokens(data, args.sizes, args.seconds, folder)
+            question = "Characters or BPE tokens: which fill gaps better?"
+            save(args.out / "mlm_tokens.json", question, [table], NOTES[1])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-ORDER = "ladder shakespeare ablations length generation step sizes tune surprise variations tokenizer scaffold counting mlm"
+ORDER = "ladder shakespeare ablations length generation step sizes tune surprise variations tokenizer scaffold counting mlm mlm_tokens mlm_starts"
 HEAD = """# Measured
 
 Every table was printed by the command above it, and is copied here from `benchmarks/results/` by
