@@ -42,10 +42,11 @@ FILLERS = {
 HEAD = ["hidden tokens right", "hidden words right", "bits/byte of hidden words"]
 
 
+SMALL = dict(n_layer=2, n_embd=64, evals=1)  # takes enough steps in a minute to learn something
 RATES = ("learning_rate", "muon_learning_rate")
 NOTES = (
     """15 % of the validation words hidden, whole, and the same in every row. Bytes are those of words. One seed.""",
-    """One seed; equal CPU seconds of one thread. *Single tokens right*: 15 % of the tokens hidden one by one, as single
+    """One seed; two blocks of width 64; equal CPU seconds of one thread. *Single tokens right*: 15 % of the tokens hidden one by one, as single
 characters usually are. In all other columns whole words are hidden, the same in every row of a text. *Told by the gaps*,
 in bits/byte: the most that the number of gaps can tell of a word, the entropy of its number of tokens.""",
     """Loss on the hidden words of the validation split. One seed; the budgets are steps.""",
@@ -186,7 +187,7 @@ def compare_tokens(data, sizes, seconds, folder):
     """Question 2 for one text: rows of a table; a size of 0 stands for characters."""
     rows, characters = [], Characters(Path(data).read_bytes().decode())
     for size in sizes:
-        settings = {"data": data, "max_seconds": seconds, "evals": 1, "vocab_size": size}
+        settings = SMALL | {"data": data, "max_seconds": seconds, "vocab_size": size}
         settings |= {} if size else {"block_size": 1024, "batch_size": 2}
         load = v6.load_tokenizer if size else lambda *_: characters
         learn = v6.learn_tokenizer if size else load
@@ -226,7 +227,7 @@ def main():
     add("--v5", type=Path, metavar="RUN", help="a v5 trained on the first text, for question 3")
     add("--questions", nargs="+", type=int, default=[1, 2, 3], help="3 needs the result of 1")
     add("--sizes", nargs="+", type=int, default=[0, 512, 1024, 4096], help="0: characters")
-    add("--seconds", type=float, default=90, help="of CPU time for each size")
+    add("--seconds", type=float, default=60, help="of CPU time for each size")
     add("--out", type=Path, default=RESULTS, help="the folder where the results go")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
