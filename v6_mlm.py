@@ -10,7 +10,7 @@ New:
   - `evaluate` hides the same words from every model; `fill` fills the gaps of a prompt.
 Changed sections: imports, 1 CONFIG, 2 TOKENIZER AND DATA, 3 MODEL, 5 EVALUATION, 6 GENERATION,
   7 CHECKPOINT, 8 TRAINING, 9 COMMAND LINE
-Measured: 0.000 of ...
+Measured: 66 % of hidden words right on input.txt, 0.587 bits/byte, 1,794,304 parameters (one seed)
 Run: python v6_mlm.py [train|fill|eval] [--help]
 """
 

@@ -159,8 +159,8 @@ def test_measured_of_the_branch():
     results = ROOT / "benchmarks" / "results" / "mlm.json"
     found = json.loads(results.read_text(encoding="utf-8"))["figures"]
     line = f"Measured: {100 * found['words']:.0f} % of hidden words right on input.txt, "
-    line += f"{found['bits_per_byte']:.3f} bits/byte, {found['parameters']:,} parameters, "
-    assert f"{line}{found['seconds']:.0f} s\n" in read("v6_mlm")
+    line += f"{found['bits_per_byte']:.3f} bits/byte, {found['parameters']:,} parameters (one seed)"
+    assert f"{line}\n" in read("v6_mlm")
 
 
 @pytest.mark.parametrize("name", [*NAMES, "bpe_tokenizer"])
