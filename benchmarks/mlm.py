@@ -40,15 +40,13 @@ FILLERS = {
     ],
 }
 HEAD = ["hidden tokens right", "hidden words right", "bits/byte of hidden words"]
-
-
 SMALL = dict(n_layer=2, n_embd=64, evals=1)  # takes enough steps in a minute to learn something
 RATES = ("learning_rate", "muon_learning_rate")
 NOTES = (
     """15 % of the validation words hidden, whole, and the same in every row. Bytes are those of words. One seed.""",
-    """One seed; two blocks of width 64; equal CPU seconds of one thread. *Single tokens right*: 15 % of the tokens hidden one by one, as single
-characters usually are. In all other columns whole words are hidden, the same in every row of a text. *Told by the gaps*,
-in bits/byte: the most that the number of gaps can tell of a word, the entropy of its number of tokens.""",
+    """One seed; two blocks of width 64; equal CPU seconds of one thread. *Single tokens right*: 15 % of the tokens hidden one
+by one; *singly*: in training too. In all other columns whole words are hidden, the same in every row of a text. *Told by
+the gaps*, in bits/byte: the most that the number of gaps can tell of a word, the entropy of its number of tokens.""",
     """Loss on the hidden words of the validation split. One seed; the budgets are steps.""",
 )
 
@@ -184,19 +182,26 @@ def compare_fillers(data, folder):
 
 
 def compare_tokens(data, sizes, seconds, folder):
-    """Question 2 for one text: rows of a table; a size of 0 stands for characters."""
-    rows, characters = [], Characters(Path(data).read_bytes().decode())
-    for size in sizes:
+    """Question 2 for one text: rows of a table. The first: characters, also in training hidden one by one."""
+    rows, characters, hide = [], Characters(Path(data).read_bytes().decode()), v6.hide
+    for singly, size in [(True, 0), *((False, size) for size in sizes)]:
         settings = SMALL | {"data": data, "max_seconds": seconds, "vocab_size": size}
         settings |= {} if size else {"block_size": 1024, "batch_size": 2}
-        load = v6.load_tokenizer if size else lambda *_: characters
-        learn = v6.learn_tokenizer if size else load
-        swap = mock.patch.multiple(v6, load_tokenizer=load, learn_tokenizer=learn)
-        with mock.patch("time.perf_counter", time.process_time), swap:
-            run, texts, metrics = train(folder / f"{Path(data).stem}-{size}", **settings)
+        swap = (
+            {}
+            if size
+            else dict.fromkeys(("load_tokenizer", "learn_tokenizer"), lambda *_: characters)
+        )
+        if singly:
+            swap["hide"] = lambda texts, mask, seed, exam=False: hide(
+                texts if exam else one_by_one(texts), mask, seed, exam
+            )
+        with mock.patch("time.perf_counter", time.process_time), mock.patch.dict(vars(v6), swap):
+            out = folder / f"{Path(data).stem}-{singly}-{size}"
+            run, texts, metrics = train(out, **settings)
         alone = score(network(run.model), one_by_one(texts), run.tokenizer)[0]
         found = score(network(run.model), texts, run.tokenizer)
-        kind = f"{run.tokenizer.vocab_size:,} {'BPE tokens' if size else 'characters'}"
+        kind = f"{run.tokenizer.vocab_size:,} {'BPE tokens' if size else 'characters'}{', singly' * singly}"
         away = f"{given_away(texts, run.tokenizer):.3f}"
         row = [Path(data).name, kind, f"{metrics[-1]['step']:,.0f}"]
         rows.append([*row, *shown([alone, *found]), away])
@@ -227,7 +232,7 @@ def main():
     add("--v5", type=Path, metavar="RUN", help="a v5 trained on the first text, for question 3")
     add("--questions", nargs="+", type=int, default=[1, 2, 3], help="3 needs the result of 1")
     add("--sizes", nargs="+", type=int, default=[0, 512, 1024, 4096], help="0: characters")
-    add("--seconds", type=float, default=60, help="of CPU time for each size")
+    add("--seconds", type=float, default=45, help="of CPU time for each size")
     add("--out", type=Path, default=RESULTS, help="the folder where the results go")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
