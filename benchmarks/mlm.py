@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from itertools import product
 from pathlib import Path
 from unittest import mock
 
@@ -214,7 +213,7 @@ def compare_starts(data, source, scratch, folder):
     steps, curves = round(scratch[-1]["step"] / 3), {"from scratch": scratch}
     curves["from scratch, a third"] = train(folder / "third", data=data, max_steps=steps)[2]
     defaults = v6.Config()
-    for objective, factor in product(("mlm", "mntp"), (1.0, 0.25)):
+    for objective, factor in (("mntp", 1.0), ("mlm", 0.1), ("mntp", 0.1)):
         rates = {name: factor * getattr(defaults, name) for name in RATES}
         settings = {"max_steps": steps, "objective": objective, "init_from": str(source)} | rates
         name = f"from v5, {objective}, learning rates x {factor:g}"
