@@ -66,7 +66,7 @@ class Config:
     objective: Literal["mlm", "mntp"] = "mlm"  # predict from the state of `<mask>` or before it
     block_size: int = 256  # context length in tokens
     batch_size: int = 8  # windows of block_size tokens per step, in all processes together
-    micro_batch_size: int = 0  # windows per backward pass; its gradients add up (0: all at once)
+    micro_batch_size: int = 0  # texts per backward pass; its gradients add up (0: all at once)
     n_layer: int = 4  # transformer blocks
     n_head: int = 4  # heads of queries per block
     n_kv_head: int = 2  # heads of keys and values per block
@@ -372,8 +372,8 @@ class LanguageModel(nn.Module):
                 module.weight.copy_(normalize(module.weight, dim=0 if writes else 1))
 
     def positions(self, idx):
-        """What is added to the scores of each key; the angles' cos and sin."""
-        bias = torch.where(idx == self.pad, -1e30, 0.0)[:, None, None]  # (B, 1, 1, T); -inf: 0 / 0
+        """What each key adds to its scores (with -inf a row of padding alone is NaN); angles."""
+        bias = torch.where(idx == self.pad, -1e30, 0.0)[:, None, None]  # (B, 1, 1, T)
         return bias, *rotation_angles(0, idx.size(1), self.head_dim, self.rope_base, idx.device)
 
     def forward(self, idx, targets=None):
@@ -700,7 +700,7 @@ def print_header(cfg, model, corpus, folder):
 
 
 def draw_plot(folder, rows):
-    """loss.png: training and validation loss over the steps, in bits/byte."""
+    """loss.png: loss over the steps, in bits/byte of hidden words; training hides the rest too."""
     scale = rows[0]["val_bits_per_byte"] / (rows[0]["val_loss"] or 1)  # bits/byte per nat/token
     steps, best = [row["step"] for row in rows], min(rows, key=lambda row: row["val_loss"])
     figure = Figure(layout="constrained")
@@ -785,7 +785,7 @@ def agree(spent, signals):
 
 
 def backward(model, idx, targets, cfg):
-    """Gradients of a batch, of which each process takes its part; returns that part's mean loss."""
+    """Gradients of a batch, of which each process takes its part; returns its loss."""
     device, losses, size = idx.device, [], cfg.micro_batch_size or len(idx) // N_RANKS
     parts = list(zip(idx.split(size), targets.split(size), strict=True))[RANK::N_RANKS]
     n_targets = max(1, (targets >= 0).sum().item()) / N_RANKS  # in all parts
