@@ -14,8 +14,8 @@ New:
   - `keep_memory`: logits for a vocabulary of 4,096 are large, and fresh memory is slow.
 Changed sections: imports, 1 CONFIG, 2 TOKENIZER AND DATA, 3 MODEL, 6 GENERATION, 7 CHECKPOINT,
   8 TRAINING, 9 COMMAND LINE
-Measured: 0.376 bits/byte on input.txt, 1,313,024 parameters, 154 s (one seed, two CPU cores)
-  In windows 1, 2 and 4 times as long as in training: 0.376, 0.447, 0.611 (benchmarks/length.py)
+Measured: 0.374 bits/byte on input.txt, 1,313,024 parameters, 144 s (one seed, two CPU cores)
+  In windows 1, 2 and 4 times as long as in training: 0.374, 0.425, 0.567 (benchmarks/length.py)
 Run: python v2_bpe_rope.py [train|sample|eval] [--help]
 """
 

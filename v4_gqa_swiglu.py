@@ -14,7 +14,7 @@ New:
   - `Muon` for the matrices of the blocks: an update moves all directions of a matrix alike.
 Changed sections: imports, 1 CONFIG, 3 MODEL, 4 OPTIMIZER, 6 GENERATION, 7 CHECKPOINT, 8 TRAINING,
   9 COMMAND LINE
-Measured: 0.369 bits/byte on input.txt, 1,262,720 parameters, 153 s (one seed, two CPU cores)
+Measured: 0.368 bits/byte on input.txt, 1,262,720 parameters, 154 s (one seed, two CPU cores)
   The loss is v3's within chance. Generation is 6.1 times as fast with the cache as without, and
   GQA halves the cache (benchmarks/generation.py).
 Run: python v4_gqa_swiglu.py [train|sample|eval] [--help]

@@ -11,7 +11,7 @@ New:
     same vector. It costs 42 % more parameters, and part of the gain over v4 is owed to it.
   - `SOAP` (arXiv:2409.11321), a third choice of --optimizer, to compare with Muon.
 Changed sections: 1 CONFIG, 3 MODEL, 4 OPTIMIZER
-Measured: 0.334 bits/byte on input.txt, 1,794,048 parameters, 167 s (one seed, two CPU cores)
+Measured: 0.337 bits/byte on input.txt, 1,794,048 parameters, 182 s (one seed, two CPU cores)
 Run: python v5_ngpt.py [train|sample|eval] [--help]
 """
 
