@@ -66,7 +66,7 @@ class Config:
     objective: Literal["mlm", "mntp"] = "mlm"  # predict from the state of `<mask>` or before it
     block_size: int = 256  # context length in tokens
     batch_size: int = 8  # windows of block_size tokens per step, in all processes together
-    micro_batch_size: int = 0  # texts per backward pass; its gradients add up (0: all at once)
+    micro_batch_size: int = 0  # windows per backward pass; its gradients add up (0: all at once)
     n_layer: int = 4  # transformer blocks
     n_head: int = 4  # heads of queries per block
     n_kv_head: int = 2  # heads of keys and values per block
@@ -785,7 +785,7 @@ def agree(spent, signals):
 
 
 def backward(model, idx, targets, cfg):
-    """Gradients of a batch, of which each process takes its part; returns its loss."""
+    """Gradients of a batch, of which each process takes its part; returns that part's mean loss."""
     device, losses, size = idx.device, [], cfg.micro_batch_size or len(idx) // N_RANKS
     parts = list(zip(idx.split(size), targets.split(size), strict=True))[RANK::N_RANKS]
     n_targets = max(1, (targets >= 0).sum().item()) / N_RANKS  # in all parts
