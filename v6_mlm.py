@@ -185,8 +185,7 @@ def find_texts(tokens, tokenizer, block_size):
     inner, in_word, line, paragraph = np.array(ends).T[:, tokens]
     starts = in_word & ~(inner & np.append(False, in_word[:-1]))  # of words
     words = np.where(in_word, starts.cumsum(), -1 - np.arange(len(tokens)))  # below 0: in none
-    stops = np.flatnonzero(paragraph | line & np.append(False, line[:-1])) + 1
-    stops = [1, *stops, len(tokens)]
+    stops = [1, *(np.flatnonzero(paragraph | line & np.append(False, line[:-1])) + 1), len(tokens)]
     cuts = [i for a, b in zip(stops, stops[1:], strict=False) for i in range(a, b, block_size)]
     both = torch.from_numpy(np.stack((tokens, words), axis=1))
     return sorted((both[a - 1 : b] for a, b in zip(cuts, [*cuts[1:], None], strict=False)), key=len)
