@@ -91,6 +91,12 @@ def all_figures():
     for row in rows_of("shakespeare"):
         if row[0].startswith("`"):
             found[f"{row[0][1:3]} shakespeare"] = row[2]
+    for name, tokens, words, bits in rows_of("mlm"):
+        name = {"`v6_mlm.py`": "v6", "5-grams with the gap in the middle": "5-grams"}.get(name, name)
+        found |= {f"{name} tokens right": tokens, f"{name} words": words, f"{name} gaps": bits}
+    found |= {name: bits for name, _, bits in rows_of("mlm_starts")}
+    for text, name, _, single, _, words, *_ in rows_of("mlm_tokens"):
+        found |= {f"{text}, {name}, single": single, f"{text}, {name}, words": words}
     for fault, lines in json.loads((DOCS / "faults.json").read_text()).items():
         for label, points in lines.items():
             found |= {f"{fault}, {label}, {x}": f"{y:.3f}" for x, y in points}

@@ -126,6 +126,15 @@ BLOCKS = {
         ("norm", "to length 1"), MOVE, ("norm", "to length 1"),
         ("map", "head"), ("op", "times s_z"), ("state", "logits"),
     ],
+    "v6": [
+        ("op", "hide 15 % of the words"), ("map", "embedding, with <mask>"), ("norm", "to length 1"),
+        FORK, ("map", "q in H heads; k, v in K"), ("op", "turn q and k (RoPE)"),
+        ("norm", "q and k to length 1"), ("op", "q and k times s_qk"),
+        ("op", "softmax(q kᵀ √D + padding) v"), ("map", "out"), ("norm", "to length 1"), MOVE, ("norm", "to length 1"),
+        FORK, ("map", "gate, up"), ("op", "silu(s_v √C gate) × s_u up"), ("map", "down"),
+        ("norm", "to length 1"), MOVE, ("norm", "to length 1"),
+        ("op", "hidden tokens only"), ("map", "head"), ("op", "times s_z"), ("state", "logits"),
+    ],
 }  # fmt: skip
 
 
