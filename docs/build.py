@@ -92,7 +92,7 @@ def all_figures():
         if row[0].startswith("`"):
             found[f"{row[0][1:3]} shakespeare"] = row[2]
     for name, tokens, words, bits in rows_of("mlm"):
-        name = {"`v6_mlm.py`": "v6", "5-grams with the gap in the middle": "5-grams"}.get(name, name)
+        name = name.strip("`").replace("_mlm.py", "").split(" with ")[0]
         found |= {f"{name} tokens right": tokens, f"{name} words": words, f"{name} gaps": bits}
     found |= {name: bits for name, _, bits in rows_of("mlm_starts")}
     for text, name, _, single, _, words, *_ in rows_of("mlm_tokens"):
