@@ -225,8 +225,9 @@ def test_out_of_memory(version, monkeypatch):
 
 @every_file
 def test_a_terminal_without_the_letters(version, runs):
+    gap = " ___" if number(version) == 6 else ""
     for encoding in ("ascii", "cp1252"):
-        done = call(version, use(version), "--prompt", "é ___", encoding=encoding)
+        done = call(version, use(version), "--prompt", "é" + gap, encoding=encoding)
         assert done.status == 0 and done.err == ""
     Path("語").write_text(TEXT, encoding="utf-8")
     train(version, data="語", out="ß", encoding="ascii")
