@@ -65,15 +65,23 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     assert launch(tmp_path / "compare.py").wait(120) == 0
 
 
-def test_two_processes_train_as_one_does(folder):
-    """AdamW, 20 steps: the validation losses. Only rank 0 prints and writes."""
-    words = small(v4, max_steps=20, evals=20, batch_size=4)
-    train(v4, "--optimizer", "adamw", "--out", "one", max_steps=20, evals=20, batch_size=4)
-    two = launch(SCRIPT, *words, "--optimizer", "adamw", "--out", "two", stdout=subprocess.PIPE)
+@pytest.mark.parametrize("n, optimizer", [(4, "adamw"), (4, "muon"), (5, "soap")])
+def test_two_processes_train_as_one_does(n, optimizer, folder, capsys):
+    """The validation losses of 20 steps: AdamW's are equal; Muon and SOAP amplify rounding."""
+    version = load_version(n)
+    words = [*small(version, max_steps=20, evals=20, batch_size=4), "--optimizer", optimizer]
+    train(version, "--optimizer", optimizer, "--out", "one", max_steps=20, evals=20, batch_size=4)
+    script = ROOT / f"{version.NAME}.py"
+    two = launch(script, *words, "--out", "two", stdout=subprocess.PIPE)
     printed, _ = two.communicate(timeout=120)
-    assert two.returncode == 0 and printed.count("saved in two") == 1
-    pairs = zip(validation_losses("one"), validation_losses("two"), strict=True)
-    assert max(abs(a - b) for a, b in pairs) < 1e-5
+    assert two.returncode == 0 and printed.count("saved in two") == 1  # only rank 0 speaks
+    pairs = list(zip(validation_losses("one"), validation_losses("two"), strict=True))
+    gap = max(abs(a - b) for a, b in pairs)
+    with capsys.disabled():
+        print(
+            f"\ntwo processes and one, {version.NAME} with {optimizer}: {gap:.1e} nats/token apart"
+        )
+    assert gap < (1e-5 if optimizer == "adamw" else 0.1)
 
 
 @pytest.mark.skipif(not shutil.which("pgrep"), reason="pgrep finds the process to kill")
