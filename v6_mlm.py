@@ -66,7 +66,7 @@ class Config:
     objective: Literal["mlm", "mntp"] = "mlm"  # predict from the state of `<mask>` or before it
     block_size: int = 256  # context length in tokens
     batch_size: int = 8  # windows of block_size tokens per step, in all processes together
-    micro_batch_size: int = 0  # windows per backward pass; its gradients add up (0: all at once)
+    micro_batch_size: int = 0  # rows of a batch per backward pass; gradients add up (0: all)
     n_layer: int = 4  # transformer blocks
     n_head: int = 4  # heads of queries per block
     n_kv_head: int = 2  # heads of keys and values per block
@@ -247,7 +247,7 @@ def attend(q, k, v, bias):
     Unit vectors have products of variance 1 / D: times sqrt(D), not divided by it, they have 1.
     Query head h reads key/value head h // G. The G heads of a group are laid end to end along
     the time axis, so that one product serves them all and no key is copied. On CUDA a fused
-    kernel computes the same, in bfloat16 without ever storing the scores.
+    kernel computes the same; in bfloat16, without a mask, it never stores the scores.
     """
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
     if q.is_cuda:
@@ -784,7 +784,7 @@ def agree(spent, signals):
 
 
 def backward(model, idx, targets, cfg):
-    """Gradients of a batch, of which each process takes its part; returns that part's mean loss."""
+    """Gradients of a batch, of which each process takes its part; returns that part's loss."""
     device, losses, size = idx.device, [], cfg.micro_batch_size or len(idx) // N_RANKS
     parts = list(zip(idx.split(size), targets.split(size), strict=True))[RANK::N_RANKS]
     n_targets = max(1, (targets >= 0).sum().item()) / N_RANKS  # in all parts

@@ -91,7 +91,7 @@ class Filler:
 def score(predict, texts, tokenizer):
     """Shares of hidden tokens and of hidden words that are right, and bits/byte, of a predictor.
 
-    predict: from ids (T,) with hidden ones, and the places of these (N,), probabilities (N, V).
+    predict: from ids (T,) with hidden ones, and their positions (N,), probabilities (N, V).
     """
     right, words, bits, n_bytes = [], [], 0.0, 0
     for text in texts:

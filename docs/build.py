@@ -26,7 +26,6 @@ ROOT = DOCS.parent
 RESULTS = ROOT / "benchmarks" / "results"
 FILES = sorted(path.stem for path in ROOT.glob("v[0-9]_*.py"))
 STEPS = [name for name in FILES if (DOCS / "notes" / f"{name[:2]}.md").exists()]
-BRANCHES = {}  # vN: the version it is built on, where that is not the one before it
 # What each step's picture of single ideas shows: rows of benchmarks/ablations.py.
 WORTH = {
     "v2": [
@@ -221,8 +220,6 @@ def section_html(changes, old, new, notes, plain):
 
 def base_of(name):
     """The version that a version is built on, None for the first."""
-    if name[:2] in BRANCHES:
-        return next(n for n in FILES if n[:2] == BRANCHES[name[:2]])
     at = FILES.index(name)
     return FILES[at - 1] if at else None
 
